@@ -1,0 +1,1 @@
+"""How a task is run: as a process, in a container, or simulated."""

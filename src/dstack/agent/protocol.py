@@ -1,0 +1,213 @@
+"""What the server and a host agent say to each other. The only part of the agent that others may import.
+
+HTTP/1.1 with JSON bodies over a Unix socket (``agent.sock`` in the agent's folder). Everything is
+idempotent: repeating a call after a lost answer changes nothing.
+
+====== ================================== ==========================================================
+method path                               meaning
+====== ================================== ==========================================================
+GET    /v1/info                           ``AgentInfo``
+GET    /v1/tasks                          ``{"tasks": [TaskState]}``
+PUT    /v1/tasks/{id}                     body ``TaskSpec``; records it, then starts it; ``TaskState``.
+                                          Repeating it answers the present state; another spec: 409
+GET    /v1/tasks/{id}                     ``TaskState``; 404
+POST   /v1/tasks/{id}/stop                body ``StopRequest``; ``TaskState``; an ended task: no effect.
+                                          An unknown id is recorded as ended, so that a late PUT of it
+                                          starts nothing
+DELETE /v1/tasks/{id}                     forgets an ended task and its logs; 409 while it lives;
+                                          an unknown id: 204
+PUT    /v1/tasks/{id}/files/{name}        raw body: an uploaded archive or code diff that the spec
+                                          names; before the PUT of the task
+GET    /v1/tasks/{id}/logs                ``?offset=N&follow=0|1``; frames (below) from that offset on;
+                                          with ``follow=1`` the body ends only when the task has ended
+                                          and all of it was sent
+POST   /v1/tasks/{id}/logs/acknowledge    body ``{"offset": N}``: everything before N is stored, the
+                                          host may drop it
+GET    /v1/events                         ``?after=SEQ``; NDJSON, one ``Event`` a line, without end:
+                                          the newest state of every task that changed after SEQ, then
+                                          each change as it happens; a ``ping`` every 15 s of silence
+====== ================================== ==========================================================
+
+Errors are ``{"error": text}`` with 400 (malformed), 404 (unknown), 409 (conflict), 413, 500, 507 (disk full).
+
+Log frame: 8 bytes big-endian microseconds since the epoch, 4 bytes big-endian payload length, payload
+(raw output, at most ``MAX_FRAME_BYTES``, cut after a newline where there is one). An offset counts
+bytes of this framed stream, so it only ever points at the start of a frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Type, TypeVar
+
+PROTOCOL_VERSION = 1
+FRAME_HEADER = struct.Struct(">QI")
+MAX_FRAME_BYTES = 32 * 1024
+
+PENDING = "pending"
+PREPARING = "preparing"
+PULLING = "pulling"
+CREATING = "creating"
+RUNNING = "running"
+ENDED = "ended"
+TASK_STATUSES = (PENDING, PREPARING, PULLING, CREATING, RUNNING, ENDED)
+
+# Why a task ended (`TaskState.reason`); the names are those of the job termination reasons
+# (reference: lifecycle, section 4), so the server needs no table of its own.
+DONE = "done_by_runner"
+EXITED_WITH_ERROR = "container_exited_with_error"
+CREATING_FAILED = "creating_container_error"
+EXECUTOR_ERROR = "executor_error"
+PORTS_BINDING_FAILED = "ports_binding_failed"
+MAX_DURATION_EXCEEDED = "max_duration_exceeded"
+STOPPED = "terminated_by_server"
+
+T = TypeVar("T", bound="_Message")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Message:
+    """A JSON object; unknown keys are ignored so that either side may be newer."""
+
+    def to_json(self) -> Dict[str, Any]:
+        """A plain dictionary, nested messages included."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls: Type[T], data: Dict[str, Any]) -> T:
+        """Raises TypeError when a required key is missing."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+
+@dataclasses.dataclass(frozen=True)
+class Mount(_Message):
+    host_path: str
+    path: str
+    optional: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Port(_Message):
+    """A port of the task and where it can be reached on the host's loopback."""
+
+    container: int
+    host: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec(_Message):
+    """What to run. `id` is the job submission's UUID."""
+
+    id: str
+    name: str
+    executor: str
+    """`process`, `container` or `simulated`."""
+    commands: List[str]
+    """argv; for a container with an empty list the image's own command runs."""
+    env: Dict[str, str] = dataclasses.field(default_factory=dict)
+    working_dir: Optional[str] = None
+    user: Optional[str] = None
+    image: Optional[str] = None
+    registry_username: str = ""
+    registry_password: str = ""
+    entrypoint: Optional[List[str]] = None
+    privileged: bool = False
+    network_mode: str = "bridge"
+    gpu: int = 0
+    """How many GPUs; -1 all."""
+    cpu: float = 0
+    """Limit in cores; 0 none."""
+    memory_bytes: int = 0
+    shm_size_bytes: int = 0
+    mounts: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
+    ports: List[int] = dataclasses.field(default_factory=list)
+    """Ports the task listens on; with `bridge` each is published on a free port of the host's loopback."""
+    max_duration_seconds: Optional[int] = None
+    stop_grace_seconds: float = 10
+    """Between SIGINT and SIGKILL."""
+    files: List[Dict[str, str]] = dataclasses.field(default_factory=list)
+    """`{"name", "path"}` of uploaded archives to unpack before the start."""
+    simulation: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    """For the `simulated` executor: `duration_seconds`, `exit_status`, `log_lines`, `start_error`, …"""
+
+
+@dataclasses.dataclass(frozen=True)
+class StopRequest(_Message):
+    reason: str = STOPPED
+    message: str = ""
+    grace_seconds: Optional[float] = None
+    """None: the spec's; 0: killed at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskState(_Message):
+    """All that is known of a task. `seq` grows with each change on this agent."""
+
+    id: str
+    seq: int
+    status: str
+    reason: Optional[str] = None
+    message: str = ""
+    exit_status: Optional[int] = None
+    ports: List[Dict[str, int]] = dataclasses.field(default_factory=list)
+    working_dir: Optional[str] = None
+    username: Optional[str] = None
+    gpu_ids: List[str] = dataclasses.field(default_factory=list)
+    pull_progress: Optional[Dict[str, Any]] = None
+    """`{downloaded_bytes, extracted_bytes, total_bytes, is_total_bytes_final}` while pulling."""
+    created_at: float = 0
+    started_at: Optional[float] = None
+    ended_at: Optional[float] = None
+    log_start: int = 0
+    """Offset of the oldest frame still on the host."""
+    log_end: int = 0
+    log_acknowledged: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Event(_Message):
+    """One line of the event stream: `type` is `task` (then `task` is a `TaskState`) or `ping`."""
+
+    type: str
+    seq: int
+    task: Optional[Dict[str, Any]] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentInfo(_Message):
+    """Who answers and on what host."""
+
+    agent_version: str
+    protocol: int
+    agent_id: str
+    """Made once per agent folder; another id on the same host means that its tasks are gone."""
+    pid: int
+    seq: int
+    executors: List[str]
+    container_error: str = ""
+    """Why there is no `container` executor, in words for the user; empty where there is one."""
+    host: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    """`hostname, arch, cpus, memory_bytes, disk_bytes, addresses, gpus: [{vendor, name, memory_mib}],
+    gpu_driver_version`"""
+
+
+def encode_frame(timestamp_us: int, payload: bytes) -> bytes:
+    """One frame of the log stream."""
+    return FRAME_HEADER.pack(timestamp_us, len(payload)) + payload
+
+
+def iter_frames(data: bytes) -> Iterator[Tuple[int, bytes, int]]:
+    """Yields (timestamp in microseconds, payload, offset of the frame's end in `data`) of whole frames.
+
+    What stands after the last whole frame is left; the last yielded end says how much was used.
+    """
+    position = 0
+    while position + FRAME_HEADER.size <= len(data):
+        timestamp_us, length = FRAME_HEADER.unpack_from(data, position)
+        end = position + FRAME_HEADER.size + length
+        if end > len(data):
+            return
+        yield timestamp_us, data[position + FRAME_HEADER.size : end], end
+        position = end

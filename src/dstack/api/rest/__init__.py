@@ -1,0 +1,1 @@
+"""The thin typed REST client, one module a group of paths."""

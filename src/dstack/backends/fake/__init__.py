@@ -1,0 +1,1 @@
+"""A simulated backend with configurable failures, for tests and load."""

@@ -1,0 +1,1 @@
+"""The `dstack` command. Importing it loads only what `--help` needs."""

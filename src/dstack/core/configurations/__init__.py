@@ -1,0 +1,1 @@
+"""The configuration files a person writes (`.dstack.yml`), one module a type."""

@@ -1,0 +1,1 @@
+"""The shared proxy library: forwarding, balancing, OpenAI-compatible API."""

@@ -1,0 +1,37 @@
+"""The tables, one module a kind."""
+
+from dstack.server.db.tables.base import Reconciled, Row
+from dstack.server.db.tables.compute import FleetRow, InstanceRow
+from dstack.server.db.tables.events import EventRow, EventTargetRow
+from dstack.server.db.tables.projects import (
+    BackendRow,
+    CodeRow,
+    FileArchiveRow,
+    MemberRow,
+    ProjectRow,
+    RepoCredsRow,
+    RepoRow,
+    SecretRow,
+)
+from dstack.server.db.tables.runs import JobRow, RunRow
+from dstack.server.db.tables.users import UserRow
+
+__all__ = [
+    "BackendRow",
+    "CodeRow",
+    "EventRow",
+    "EventTargetRow",
+    "FileArchiveRow",
+    "FleetRow",
+    "InstanceRow",
+    "JobRow",
+    "MemberRow",
+    "ProjectRow",
+    "Reconciled",
+    "RepoCredsRow",
+    "RepoRow",
+    "Row",
+    "RunRow",
+    "SecretRow",
+    "UserRow",
+]

@@ -1,0 +1,92 @@
+"""Runs and jobs. A row of `jobs` is one submission of a job; its id is the task's id on the agent."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dstack.server.db.tables.base import Reconciled, Row
+
+
+class RunRow(Reconciled, Row):
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_project_name", "project_id", "run_name"),
+        Index("ix_runs_project_submitted", "project_id", "submitted_at", "id"),
+        Index("ix_runs_submitted", "submitted_at", "id"),
+    )
+
+    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    repo_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("repos.id"))
+    fleet_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("fleets.id"))
+    run_name: Mapped[str] = mapped_column(String(100))
+    submitted_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    run_spec: Mapped[str]
+    """Canonical JSON of `RunSpec` as answered by the API."""
+    service_spec: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(default=0)
+    deployment_num: Mapped[int] = mapped_column(default=0)
+    desired_replica_count: Mapped[int] = mapped_column(default=1)
+    termination_reason: Mapped[str | None] = mapped_column(String(64))
+    termination_message: Mapped[str | None]
+    stop_requested: Mapped[str | None] = mapped_column(String(32))
+    """Intent of a user: `stopped_by_user` or `aborted_by_user`."""
+    stop_requested_by: Mapped[uuid.UUID | None]
+    resubmission_attempt: Mapped[int] = mapped_column(default=0)
+    next_triggered_at: Mapped[datetime | None]
+    deleted: Mapped[bool] = mapped_column(default=False)
+
+
+class JobRow(Reconciled, Row):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_run", "run_id", "replica_num", "job_num", "submission_num"),
+        Index("ix_jobs_project_status", "project_id", "status"),
+    )
+
+    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    fleet_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("fleets.id"))
+    instance_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("instances.id"), index=True)
+    replica_num: Mapped[int]
+    job_num: Mapped[int]
+    job_name: Mapped[str] = mapped_column(String(120))
+    submission_num: Mapped[int] = mapped_column(default=0)
+    deployment_num: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(default=0)
+    submitted_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    job_spec: Mapped[str]
+    """Canonical JSON of `JobSpec` as answered by the API."""
+    provisioning_data: Mapped[str | None]
+    """Canonical JSON of `JobProvisioningData`."""
+    runtime_data: Mapped[str | None]
+    """Canonical JSON of `JobRuntimeData`."""
+    blocks: Mapped[int] = mapped_column(default=0)
+    """Of the instance, while it is held."""
+    capacity_error: Mapped[str | None]
+    """Why the last attempt to place it failed; cleared when placed."""
+    provisioned_at: Mapped[datetime | None]
+    termination_reason: Mapped[str | None] = mapped_column(String(64))
+    termination_reason_message: Mapped[str | None]
+    terminate_requested: Mapped[str | None] = mapped_column(String(64))
+    """Intent: the reason with which the run (or a policy) wants it ended."""
+    exit_status: Mapped[int | None]
+    task_state: Mapped[str | None]
+    """JSON of the agent's `TaskState` as last seen."""
+    logs_stored: Mapped[bool] = mapped_column(default=False)
+    """Every byte of the ended task's log is in the store."""
+    logs_error: Mapped[str | None]
+    """Why logs can't be stored now (disk full, …)."""
+    task_removed: Mapped[bool] = mapped_column(default=False)
+    stop_sent_at: Mapped[datetime | None]
+    unreachable_since: Mapped[datetime | None]
+    registered: Mapped[bool] = mapped_column(default=False)
+    """Service replicas: takes traffic."""
+    service_address: Mapped[str | None]
+    """Where the proxy reaches the replica: `host:port` or `unix:/path`, once running."""

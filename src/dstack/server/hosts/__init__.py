@@ -1,0 +1,1 @@
+"""Connections to host agents: install, call, watch."""

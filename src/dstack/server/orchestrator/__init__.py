@@ -1,0 +1,1 @@
+"""The reconcile loop, written once, and the kinds of resources it drives."""

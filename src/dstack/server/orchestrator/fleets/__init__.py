@@ -1,0 +1,1 @@
+"""Kind `fleets`: `rules` (pure), `snapshot` (what is known), `effects` (what is done)."""

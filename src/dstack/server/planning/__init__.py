@@ -1,0 +1,1 @@
+"""Pure: requirements x offers x fleets to a ranked plan."""

@@ -1,0 +1,1 @@
+"""The in-server implementation of `dstack.proxy`'s repository and auth provider."""

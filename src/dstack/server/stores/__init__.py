@@ -1,0 +1,1 @@
+"""Where bulk data lives: job logs and uploaded files."""

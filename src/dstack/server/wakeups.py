@@ -1,0 +1,45 @@
+"""Who is told that something changed: in this process, and across replicas where the database can.
+
+A leaf module: keys are plain strings here (``"job:<uuid>"``, ``"topic"``), so that the database layer can
+pass them on without knowing the orchestrator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+Listener = Callable[[str], None]
+
+
+class Wakeups:
+    """A fan-out of names. `publish` never blocks and never fails; listeners are called in order of arrival.
+
+    Topics: ``"<kind>:<uuid>"`` wakes the orchestrator; ``"changed:run:<project id>:<run id>"`` tells the
+    event streams; ``"routes"``, ``"tokens"`` and ``"members"`` empty the proxy's and the access caches.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._remote: Callable[[list[str]], None] | None = None
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Returns what ends the listening."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def publish(self, names: Iterable[str]) -> None:
+        """To this process at once, and to the other replicas where a carrier is set."""
+        names = list(names)
+        self.deliver(names)
+        if self._remote is not None and names:
+            self._remote(names)
+
+    def deliver(self, names: Iterable[str]) -> None:
+        """To this process only: what the carrier calls for names that came from another replica."""
+        for name in names:
+            for listener in list(self._listeners):
+                listener(name)
+
+    def carry_with(self, remote: Callable[[list[str]], None] | None) -> None:
+        """Sets what takes names to other replicas (``NOTIFY`` on PostgreSQL)."""
+        self._remote = remote
