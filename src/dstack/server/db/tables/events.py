@@ -26,9 +26,7 @@ class EventTargetRow(HasId, Row):
     __table_args__ = (Index("ix_event_targets_entity", "entity_type", "entity_id"),)
 
     event_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), index=True)
-    project_id: Mapped[uuid.UUID | None] = mapped_column(
-        ForeignKey("projects.id", ondelete="CASCADE"), index=True
-    )
+    project_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
     entity_type: Mapped[str] = mapped_column(String(32))
     entity_id: Mapped[uuid.UUID]
     entity_name: Mapped[str]
