@@ -1,0 +1,141 @@
+"""The fields that tasks, services and dev environments share."""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from dstack.core.configurations.environment import Env
+from dstack.core.configurations.mounts import FilePathMapping, MountPoint, RepoSpec
+from dstack.core.models import CoreModel
+from dstack.core.names import GROUP_NAME
+from dstack.core.resources import ResourcesSpec
+from dstack.core.users import UnixUser
+
+DEFAULT_HOME_DIR = "/root"
+DEFAULT_REPO_DIR = "/workflow"
+DEFAULT_PRIORITY = 0
+
+
+class PythonVersion(str, enum.Enum):
+    """The Python versions that the default image has."""
+
+    PY39 = "3.9"
+    PY310 = "3.10"
+    PY311 = "3.11"
+    PY312 = "3.12"
+    PY313 = "3.13"
+    PY314 = "3.14"
+    PY315 = "3.15"
+
+
+def _parse_python(value: Any) -> Any:
+    """YAML reads 3.10 as the number 3.1; nobody means 3.1."""
+    if isinstance(value, float):
+        value = "3.10" if value == 3.1 else str(value)
+    if isinstance(value, str) and re.fullmatch(r"3\.\d+", value) and value not in set(PythonVersion):
+        versions = ", ".join(version.value for version in PythonVersion)
+        raise ValueError(f"Python {value} is not available: choose one of {versions}, or give an 'image'")
+    return value
+
+
+Python = Annotated[PythonVersion, BeforeValidator(_parse_python)]
+
+
+class RegistryAuth(CoreModel):
+    """Credentials of a private image registry."""
+
+    username: str
+    password: str
+
+
+def _check_user(user: str) -> str:
+    UnixUser.parse(user)
+    return user
+
+
+def _check_shell(shell: str) -> str:
+    if shell not in ("sh", "bash") and not shell.startswith("/"):
+        raise ValueError(f"'shell' must be sh, bash or an absolute path, not {shell!r}")
+    return shell
+
+
+def _check_repos(repos: list[RepoSpec]) -> list[RepoSpec]:
+    if len(repos) > 1:
+        raise ValueError("only one repo can be used")
+    return repos
+
+
+def check_group_name(name: str) -> str:
+    """Raises ValueError unless a node or replica group may have this name."""
+    if GROUP_NAME.fullmatch(name) is None:
+        raise ValueError(
+            f"{name!r} is not a group name: up to 40 lower-case letters, digits and inner dashes are allowed"
+        )
+    return name
+
+
+GroupName = Annotated[str, AfterValidator(check_group_name)]
+
+
+def number_groups(groups: Any) -> Any:
+    """Gives the groups without a name their position as a name."""
+    if not isinstance(groups, list):
+        return groups
+    return [
+        {**group, "name": str(index)} if isinstance(group, dict) and group.get("name") is None else group
+        for index, group in enumerate(groups)
+    ]
+
+
+def check_group_names(names: list[str | None]) -> None:
+    """Raises ValueError when there is no group, or two of one name."""
+    if not names:
+        raise ValueError("'groups' is empty: leave it out or name at least one group")
+    if len(set(names)) != len(names):
+        raise ValueError("two groups have the same name")
+
+
+class RunConfiguration(CoreModel):
+    """What every run configuration has besides the fields of a profile."""
+
+    type: str
+    name: str | None = None
+    image: str | None = None
+    user: Annotated[str, AfterValidator(_check_user)] | None = None
+    privileged: bool = False
+    entrypoint: str | None = None
+    working_dir: str | None = None
+    home_dir: str = DEFAULT_HOME_DIR
+    registry_auth: RegistryAuth | None = None
+    python: Python | None = None
+    nvcc: bool | None = None
+    single_branch: bool | None = None
+    env: Env = Field(default_factory=dict)
+    shell: Annotated[str, AfterValidator(_check_shell)] | None = None
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    priority: Annotated[int, Field(ge=0, le=100)] | None = None
+    volumes: list[MountPoint] = Field(default_factory=list)
+    docker: bool | None = None
+    repos: Annotated[list[RepoSpec], AfterValidator(_check_repos)] = Field(default_factory=list)
+    files: list[FilePathMapping] = Field(default_factory=list)
+    dstack: bool = False
+    setup: list[str] = Field(default_factory=list)
+
+    @field_validator("python")
+    @classmethod
+    def _check_python(cls, python: PythonVersion | None, info: ValidationInfo) -> PythonVersion | None:
+        if python is not None and info.data.get("image") is not None:
+            raise ValueError("'python' cannot be used together with 'image': the image brings its own")
+        return python
+
+    @field_validator("docker")
+    @classmethod
+    def _check_docker(cls, docker: bool | None, info: ValidationInfo) -> bool | None:
+        for other in ("image", "python", "nvcc"):
+            if docker and info.data.get(other):
+                raise ValueError(f"'docker' cannot be used together with '{other}'")
+        return docker

@@ -1,0 +1,59 @@
+"""How a service scales."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from dstack.core.durations import Duration
+from dstack.core.models import CoreModel
+from dstack.core.resources import Range
+
+WINDOWS = (30, 60, 300)
+"""Seconds over which requests may be counted."""
+DEFAULT_WINDOW = 60
+
+
+def _check_window(seconds: int) -> int:
+    if seconds not in WINDOWS:
+        raise ValueError("'window' must be one of 30s, 1m, 5m")
+    return seconds
+
+
+class ScalingSpec(CoreModel):
+    """Keeps the metric per replica near the target."""
+
+    metric: Literal["rps"]
+    target: float = Field(gt=0)
+    window: Annotated[Duration, AfterValidator(_check_window)] | None = None
+    """Seconds; null for a minute."""
+    scale_up_delay: Duration = 300
+    scale_down_delay: Duration = 600
+
+
+def _open_from_zero(value: Any) -> Any:
+    """`..4` starts at zero replicas."""
+    return f"0{value.strip()}" if isinstance(value, str) and value.strip().startswith("..") else value
+
+
+def _check_replicas(replicas: Range[int]) -> Range[int]:
+    if replicas.max is None:
+        raise ValueError("the highest number of replicas is missing: write '1..4'")
+    if replicas.min is None:
+        replicas.min = 0
+    if replicas.min < 0:
+        raise ValueError("the number of replicas cannot be negative")
+    return replicas
+
+
+ReplicaRange = Annotated[Range[int], BeforeValidator(_open_from_zero), AfterValidator(_check_replicas)]
+
+
+def check_scaling(replicas: Range[int] | None, scaling: ScalingSpec | None) -> None:
+    """Raises ValueError unless a range of replicas and a scaling rule come together."""
+    is_range = replicas is not None and replicas.min != replicas.max
+    if is_range and scaling is None:
+        raise ValueError("a range of 'replicas' needs 'scaling'")
+    if scaling is not None and not is_range:
+        raise ValueError("'scaling' needs a range of 'replicas', such as '1..4'")

@@ -1,0 +1,59 @@
+"""Tasks: run to completion, on one node or many."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from typing_extensions import Self
+
+from dstack.core.configurations.ports import PortMapping
+from dstack.core.configurations.profiles import ProfileParams
+from dstack.core.configurations.runs import GroupName, RunConfiguration, check_group_names, number_groups
+from dstack.core.models import CoreModel
+from dstack.core.resources import ResourcesSpec
+
+
+class NodeGroup(CoreModel):
+    """Nodes of a distributed task that are alike."""
+
+    name: GroupName | None = None
+    nodes: int = Field(default=1, ge=1)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    commands: list[str] = Field(default_factory=list)
+    ports: list[PortMapping] = Field(default_factory=list)
+
+
+class TaskParams(CoreModel):
+    """The fields that only a task has."""
+
+    nodes: Annotated[int, Field(ge=1)] | None = None
+    groups: Annotated[list[NodeGroup] | None, BeforeValidator(number_groups)] = None
+    ports: list[PortMapping] = Field(default_factory=list)
+    commands: list[str] = Field(default_factory=list)
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(cls, groups: list[NodeGroup] | None) -> list[NodeGroup] | None:
+        if groups is not None:
+            check_group_names([group.name for group in groups])
+        return groups
+
+
+class TaskConfiguration(ProfileParams, RunConfiguration, TaskParams):
+    """`type: task`."""
+
+    type: Literal["task"] = "task"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.groups is None:
+            if not self.commands and self.image is None:
+                raise ValueError("a task needs 'commands', or an 'image' that has its own")
+            return self
+        for field in ("nodes", "commands", "ports"):
+            if getattr(self, field):
+                raise ValueError(f"'{field}' cannot be used together with 'groups': give it in each group")
+        if self.image is None and not all(group.commands for group in self.groups):
+            raise ValueError("each group needs 'commands', unless the task has an 'image' that has its own")
+        return self
