@@ -1,0 +1,262 @@
+"""Every setting of the server: one registry that parsing, the documentation and its test all read.
+
+A flag is on when its variable is present, whatever its value; the other types say what they accept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dstack.core.errors import DstackError
+
+
+class SettingsError(DstackError):
+    """An environment variable has a value that makes no sense."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One environment variable. `default` is for people; `read` turns its text (None: unset) into the value."""
+
+    env: str
+    field: str
+    default: str
+    help: str
+    read: Callable[[str | None], Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment asks for. Sizes in bytes, times in seconds."""
+
+    host: str
+    port: int
+    url: str | None
+    server_dir: Path
+    database_url: str
+    admin_token: str | None
+    log_level: str
+    root_log_level: str
+    uvicorn_log_level: str
+    log_format: str
+    config_disabled: bool
+    background_disabled: bool
+    update_default_project: bool
+    keep_default_project: bool
+    local_backend: str
+    code_upload_limit: int
+    user_project_quota: int
+    forbid_services_without_gateway: bool
+    shutdown_timeout: int
+
+    @property
+    def public_url(self) -> str:
+        """Without a slash at its end."""
+        shown_host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.url or f"http://{shown_host}:{self.port}").rstrip("/")
+
+    @property
+    def config_path(self) -> Path:
+        return self.server_dir / "config.yml"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Holds a folder for each project."""
+        return self.server_dir / "projects"
+
+
+def _text(default: str | None) -> Callable[[str | None], str | None]:
+    return lambda value: value or default
+
+
+def _flag(value: str | None) -> bool:
+    return value is not None
+
+
+def _number(default: int, *, minimum: int, maximum: int | None = None) -> Callable[[str | None], int]:
+    def read(value: str | None) -> int:
+        if not value:
+            return default
+        number = int(value) if value.strip().lstrip("-").isdigit() else None
+        if number is None or number < minimum or (maximum is not None and number > maximum):
+            upper = f" to {maximum}" if maximum is not None else " or more"
+            raise ValueError(f"expected a whole number, {minimum}{upper}")
+        return number
+
+    return read
+
+
+def _choice(default: str, *choices: str, upper: bool = False) -> Callable[[str | None], str]:
+    def read(value: str | None) -> str:
+        chosen = (value or default).upper() if upper else (value or default).lower()
+        if chosen not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return chosen
+
+    return read
+
+
+def _folder(value: str | None) -> Path:
+    return Path(value or "~/.dstack/server").expanduser().absolute()
+
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "DSTACK_SERVER_HOST",
+        "host",
+        "`127.0.0.1`",
+        "Address to listen on; `--host` beats it.",
+        _text("127.0.0.1"),
+    ),
+    Setting(
+        "DSTACK_SERVER_PORT",
+        "port",
+        "`3000`",
+        "Port to listen on; `--port` beats it.",
+        _number(3000, minimum=0, maximum=65535),
+    ),
+    Setting(
+        "DSTACK_SERVER_URL",
+        "url",
+        "`http://{host}:{port}`",
+        "The URL under which people reach the server: printed at start and written to the client's configuration.",
+        _text(None),
+    ),
+    Setting(
+        "DSTACK_SERVER_DIR",
+        "server_dir",
+        "`~/.dstack/server`",
+        "Folder of `config.yml`, `data/sqlite.db` and the logs of jobs.",
+        _folder,
+    ),
+    Setting(
+        "DSTACK_DATABASE_URL",
+        "database_url",
+        "`sqlite+aiosqlite:///{server dir}/data/sqlite.db`",
+        "The database: `sqlite+aiosqlite:////path/to/file.db` or `postgresql+asyncpg://user:password@host/name`.",
+        _text(""),
+    ),
+    Setting(
+        "DSTACK_SERVER_ADMIN_TOKEN",
+        "admin_token",
+        "random",
+        "Token of the user `admin`, the same as `--token`. Read only when that user is made at the first start.",
+        _text(None),
+    ),
+    Setting(
+        "DSTACK_SERVER_LOG_LEVEL",
+        "log_level",
+        "`INFO`",
+        "Level of the server's own log: `DEBUG`, `INFO`, `WARNING`, `ERROR`, `CRITICAL`.",
+        _choice("INFO", *_LEVELS, upper=True),
+    ),
+    Setting(
+        "DSTACK_SERVER_ROOT_LOG_LEVEL",
+        "root_log_level",
+        "`ERROR`",
+        "Level of the log of the libraries.",
+        _choice("ERROR", *_LEVELS, upper=True),
+    ),
+    Setting(
+        "DSTACK_SERVER_UVICORN_LOG_LEVEL",
+        "uvicorn_log_level",
+        "`ERROR`",
+        "Level of the log of the HTTP server.",
+        _choice("ERROR", *_LEVELS, upper=True),
+    ),
+    Setting(
+        "DSTACK_SERVER_LOG_FORMAT",
+        "log_format",
+        "`standard`",
+        "`standard` (lines for people; `rich` means the same) or `json` (one object a line).",
+        _choice("standard", "standard", "rich", "json"),
+    ),
+    Setting(
+        "DSTACK_SERVER_CONFIG_DISABLED",
+        "config_disabled",
+        "off",
+        "When set, `config.yml` is neither read nor made.",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_SERVER_BACKGROUND_PROCESSING_DISABLED",
+        "background_disabled",
+        "off",
+        "When set, this replica answers requests only and moves no run forward.",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_UPDATE_DEFAULT_PROJECT",
+        "update_default_project",
+        "off",
+        "When set, project `main` of this server becomes the default of `~/.dstack/config.yml`; the same as `-y`.",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_DO_NOT_UPDATE_DEFAULT_PROJECT",
+        "keep_default_project",
+        "off",
+        "When set, the default project of `~/.dstack/config.yml` stays what it is; the same as `-n`.",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_LOCAL_BACKEND",
+        "local_backend",
+        "`auto`",
+        "Whether project `main` gets the `local` backend and a fleet on it, so that runs work on this machine: "
+        "`on`, `off`, or `auto`: only when the server listens on a loopback address.",
+        _choice("auto", "auto", "on", "off"),
+    ),
+    Setting(
+        "DSTACK_SERVER_CODE_UPLOAD_LIMIT",
+        "code_upload_limit",
+        "`2097152`",
+        "Largest upload of code or files in bytes; `0` means no limit.",
+        _number(2 * 1024 * 1024, minimum=0),
+    ),
+    Setting(
+        "DSTACK_USER_PROJECT_DEFAULT_QUOTA",
+        "user_project_quota",
+        "`10`",
+        "How many projects a user who is no admin may own.",
+        _number(10, minimum=0),
+    ),
+    Setting(
+        "DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY",
+        "forbid_services_without_gateway",
+        "off",
+        "When set, services that would be published by the server itself are refused.",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_SERVER_SHUTDOWN_TIMEOUT",
+        "shutdown_timeout",
+        "`10`",
+        "Seconds that open requests have to end after SIGTERM.",
+        _number(10, minimum=0),
+    ),
+)
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Raises `SettingsError` naming the variable, its value and what would be right."""
+    values = {setting.field: _read(setting, environ.get(setting.env)) for setting in SETTINGS}
+    if values["update_default_project"] and values["keep_default_project"]:
+        raise SettingsError(
+            "DSTACK_UPDATE_DEFAULT_PROJECT and DSTACK_DO_NOT_UPDATE_DEFAULT_PROJECT exclude each other; "
+            "set one of them"
+        )
+    values["database_url"] = values["database_url"] or f"sqlite+aiosqlite:///{values['server_dir']}/data/sqlite.db"
+    return Settings(**values)
+
+
+def _read(setting: Setting, text: str | None) -> Any:
+    try:
+        return setting.read(text)
+    except ValueError as error:
+        raise SettingsError(f"{setting.env}={text}: {error}") from None
