@@ -1,0 +1,24 @@
+"""`/api/project/{project_name}/backends`."""
+
+from __future__ import annotations
+
+from dstack.core.backends import BackendType
+from dstack.core.models import CoreModel
+
+
+class CreateBackendYAMLRequest(CoreModel):
+    """A new backend as YAML text."""
+
+    config_yaml: str
+
+
+class UpdateBackendYAMLRequest(CoreModel):
+    """A changed backend as YAML text."""
+
+    config_yaml: str
+
+
+class DeleteBackendsRequest(CoreModel):
+    """Backends by type."""
+
+    backends_names: list[BackendType]
