@@ -11,7 +11,7 @@ from dstack.core.models import CoreModel
 from dstack.core.runs import Run, RunPlan
 
 CAPTURES = Path(__file__).parents[2] / "reference" / "captures"
-MODELS = {
+MODELS: dict[str, type[CoreModel]] = {
     "/runs/get_plan": RunPlan,
     "/runs/apply": Run,
     "/runs/get": Run,

@@ -37,7 +37,13 @@ NOT_OURS = {
     "ModelsResponse": "belongs to the proxy",
     "Env": "an annotated type, not a class",
 }
-BACKEND_WORDS = ("BackendConfig", "Creds", "AWSOSImage", "KubeconfigConfig", "KubernetesContextConfig")
+BACKEND_WORDS: tuple[str, ...] = (
+    "BackendConfig",
+    "Creds",
+    "AWSOSImage",
+    "KubeconfigConfig",
+    "KubernetesContextConfig",
+)
 BACKEND_WORDS += ("KubernetesProxyJumpConfig", "SlurmClusterConfig", "SlurmGPUPartition", "SlurmPrivateKey")
 BACKEND_WORDS += ("Range_",)  # one generic class here
 OURS_DESPITE_THE_WORD = {
