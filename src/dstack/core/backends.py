@@ -1,7 +1,5 @@
 """Backends: where compute comes from."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated, Any, Literal
 

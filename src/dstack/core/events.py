@@ -1,7 +1,5 @@
 """What happened, who did it, and to what."""
 
-from __future__ import annotations
-
 import enum
 from uuid import UUID
 

@@ -1,7 +1,5 @@
 """Archives of files that runs take along."""
 
-from __future__ import annotations
-
 from uuid import UUID
 
 from dstack.core.models import CoreModel

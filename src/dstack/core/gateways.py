@@ -1,7 +1,5 @@
 """Gateways of a project."""
 
-from __future__ import annotations
-
 import enum
 from uuid import UUID
 

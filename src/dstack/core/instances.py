@@ -1,7 +1,5 @@
 """Instances: machines that run jobs, what they have, and what could be had."""
 
-from __future__ import annotations
-
 import enum
 from typing import Any
 from uuid import UUID

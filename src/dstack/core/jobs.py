@@ -1,7 +1,5 @@
 """Jobs: what runs on one instance. A run has one job a node and replica; each attempt is a submission."""
 
-from __future__ import annotations
-
 import enum
 from typing import Literal
 from uuid import UUID

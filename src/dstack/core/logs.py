@@ -1,7 +1,5 @@
 """Lines of a job's output."""
 
-from __future__ import annotations
-
 import enum
 
 from dstack.core.models import CoreModel, Timestamp

@@ -1,7 +1,5 @@
 """Measurements of jobs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dstack.core.models import CoreModel, Timestamp

@@ -1,7 +1,5 @@
 """Repositories that runs take their code from."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated, Literal
 

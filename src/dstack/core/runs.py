@@ -1,7 +1,5 @@
 """Runs: a configuration at work."""
 
-from __future__ import annotations
-
 import enum
 from typing import Any
 from uuid import UUID

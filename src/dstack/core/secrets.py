@@ -1,7 +1,5 @@
 """Secrets of a project."""
 
-from __future__ import annotations
-
 from uuid import UUID
 
 from dstack.core.models import CoreModel

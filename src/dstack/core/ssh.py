@@ -1,7 +1,5 @@
 """SSH keys and addresses as configurations and the REST API carry them."""
 
-from __future__ import annotations
-
 from dstack.core.models import CoreModel
 
 

@@ -1,7 +1,5 @@
 """Dev environments: a machine to work on from an IDE or a terminal."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

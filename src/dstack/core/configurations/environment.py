@@ -1,7 +1,5 @@
 """Environment variables of a run."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

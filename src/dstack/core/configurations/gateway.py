@@ -1,7 +1,5 @@
 """Gateways: publish services under domain names of your own."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

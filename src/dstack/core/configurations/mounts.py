@@ -1,7 +1,5 @@
 """Volumes and host folders mounted into a job; files and repositories copied into it."""
 
-from __future__ import annotations
-
 import enum
 import posixpath
 import re

@@ -1,7 +1,5 @@
 """Ports of a job."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Profiles: how and where to run. The same fields may stand in a configuration itself."""
 
-from __future__ import annotations
-
 import enum
 import re
 from typing import Annotated, Any, Literal

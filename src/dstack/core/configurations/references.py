@@ -1,7 +1,5 @@
 """References to fleets, gateways and instances."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator

@@ -1,7 +1,5 @@
 """The fields that tasks, services and dev environments share."""
 
-from __future__ import annotations
-
 import enum
 import re
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Services: published under a URL, in one or several replicas."""
 
-from __future__ import annotations
-
 import enum
 from typing import Annotated, Any, Literal
 

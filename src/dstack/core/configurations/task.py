@@ -1,7 +1,5 @@
 """Tasks: run to completion, on one node or many."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator

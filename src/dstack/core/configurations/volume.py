@@ -1,7 +1,5 @@
 """Volumes: disks that outlive the instances they are attached to."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
