@@ -1,0 +1,27 @@
+"""Servers as processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import ServerProcess, end_processes_of
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Makes servers on homes under the test's folder; ends all that is left of them."""
+
+    def make(name: str = "home", **env: str) -> ServerProcess:
+        return ServerProcess(tmp_path / name, env=env)
+
+    yield make
+    end_processes_of(tmp_path)
+
+
+@pytest.fixture
+def server(make_server: Callable[..., ServerProcess]) -> ServerProcess:
+    """A healthy server with its local fleet."""
+    return make_server().start()
