@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.harness import ServerProcess, agent_call, agent_pid, processes_with, unique, wait_for
 
 MakeServer = Callable[..., ServerProcess]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.harness import ServerProcess, wait_for
 from tests.e2e.simulated import Simulator
 
