@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dstack.core.instances import InstanceOffer, Requirements
+from dstack.core.instances import InstanceOffer, InstanceOfferWithAvailability, Requirements
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Backend(Protocol):
     wire_type: str
     """The value shown in the enumerated `backend` fields of the REST API (`remote` for ours)."""
 
-    async def list_offers(self, requirements: Requirements | None) -> list[InstanceOffer]:
+    async def list_offers(self, requirements: Requirements | None) -> list[InstanceOfferWithAvailability]:
         """What could be had, cheapest first."""
         ...
 
