@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterable
 
 Listener = Callable[[str], None]
 
+RESET_TOPICS = ("routes", "tokens", "members", "missed")
+"""Delivered after a gap in which wake-ups of other replicas may have been missed: empties every cache, and
+``missed`` asks the orchestrator for a sweep at once."""
+
 
 class Wakeups:
     """A fan-out of names. `publish` never blocks and never fails; listeners are called in order of arrival.

@@ -5,10 +5,14 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dstack.server.db.tables.base import Reconciled, Row
+
+RUN_IS_ACTIVE = text("runs.status NOT IN ('terminated', 'failed', 'done') AND NOT runs.deleted")
+"""Literal, so that both engines see that a query may use the partial index `ix_runs_active`."""
+_ACTIVE_ROWS = text("status NOT IN ('terminated', 'failed', 'done') AND NOT deleted")
 
 
 class RunRow(Reconciled, Row):
@@ -17,6 +21,7 @@ class RunRow(Reconciled, Row):
         Index("ix_runs_project_name", "project_id", "run_name"),
         Index("ix_runs_project_submitted", "project_id", "submitted_at", "id"),
         Index("ix_runs_submitted", "submitted_at", "id"),
+        Index("ix_runs_active", "submitted_at", "id", sqlite_where=_ACTIVE_ROWS, postgresql_where=_ACTIVE_ROWS),
     )
 
     project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))

@@ -1,0 +1,68 @@
+"""Queries about instances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dstack.server.db.tables import FleetRow, InstanceRow, ProjectRow
+
+
+@dataclass(frozen=True)
+class InstanceFilter:
+    """Which instances to list; None leaves a field open."""
+
+    project_ids: Sequence[UUID] | None = None
+    fleet_ids: Sequence[UUID] | None = None
+    only_active: bool = False
+    before: tuple[datetime, UUID | None] | None = None
+    """The last one of the page before, by (created_at, id)."""
+    ascending: bool = False
+    limit: int = 100
+
+
+async def list_page(session: AsyncSession, wanted: InstanceFilter) -> Sequence[RowMapping]:
+    """One query: the columns of `instances` plus `project_name`, `fleet_name`."""
+    query = (
+        select(
+            *InstanceRow.__table__.c,
+            ProjectRow.name.label("project_name"),
+            FleetRow.name.label("fleet_name"),
+        )
+        .select_from(InstanceRow)
+        .join(ProjectRow, ProjectRow.id == InstanceRow.project_id)
+        .outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
+    )
+    if wanted.project_ids is not None:
+        query = query.where(InstanceRow.project_id.in_(wanted.project_ids))
+    if wanted.fleet_ids is not None:
+        query = query.where(InstanceRow.fleet_id.in_(wanted.fleet_ids))
+    if wanted.only_active:
+        query = query.where(InstanceRow.deleted.is_(False), InstanceRow.status != "terminated")
+    at, id_ = InstanceRow.created_at, InstanceRow.id
+    if wanted.before is not None:
+        last_at, last_id = wanted.before
+        further = at > last_at if wanted.ascending else at < last_at
+        if last_id is not None:
+            beyond = id_ > last_id if wanted.ascending else id_ < last_id
+            further = or_(further, and_(at == last_at, beyond))
+        query = query.where(further)
+    order = (at.asc(), id_.asc()) if wanted.ascending else (at.desc(), id_.desc())
+    return (await session.execute(query.order_by(*order).limit(wanted.limit))).mappings().all()
+
+
+async def find_by_name(
+    session: AsyncSession, project_id: UUID, fleet_id: UUID | None, name: str
+) -> InstanceRow | None:
+    query = select(InstanceRow).where(
+        InstanceRow.project_id == project_id, InstanceRow.name == name, InstanceRow.deleted.is_(False)
+    )
+    if fleet_id is not None:
+        query = query.where(InstanceRow.fleet_id == fleet_id)
+    return await session.scalar(query.limit(1))

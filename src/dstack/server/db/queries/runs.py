@@ -1,0 +1,135 @@
+"""Queries about runs and jobs. JSON columns come as text, so that answers are put together without parsing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import Unpack
+
+from dstack.server.db.tables import FleetRow, JobRow, ProjectRow, RepoRow, RunRow, UserRow
+from dstack.server.db.tables.runs import RUN_IS_ACTIVE
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs to list. `project_ids` None: of all projects (for global admins)."""
+
+    project_ids: Sequence[UUID] | None = None
+    repo_id: UUID | None = None
+    user_name: str | None = None
+    only_active: bool = False
+    before: tuple[datetime, UUID | None] | None = None
+    """The last one of the page before, by (submitted_at, id)."""
+    ascending: bool = False
+    limit: int = 100
+
+
+_RUN_COLUMNS = (
+    *RunRow.__table__.c,
+    ProjectRow.name.label("project_name"),
+    UserRow.name.label("user_name"),
+    FleetRow.name.label("fleet_name"),
+)
+
+
+def _runs() -> Select[Unpack[tuple[Any, ...]]]:
+    """Runs with the names that answers show: `project_name`, `user_name`, `fleet_name`."""
+    return (
+        select(*_RUN_COLUMNS)
+        .select_from(RunRow)
+        .join(ProjectRow, ProjectRow.id == RunRow.project_id)
+        .join(UserRow, UserRow.id == RunRow.user_id)
+        .outerjoin(FleetRow, FleetRow.id == RunRow.fleet_id)
+    )
+
+
+async def list_page(session: AsyncSession, wanted: RunFilter) -> Sequence[RowMapping]:
+    """One query: the columns of `runs` plus `project_name`, `user_name`, `fleet_name`."""
+    query = _runs()
+    query = query.where(RUN_IS_ACTIVE if wanted.only_active else RunRow.deleted.is_(False))
+    if wanted.project_ids is not None:
+        query = query.where(RunRow.project_id.in_(wanted.project_ids))
+    if wanted.repo_id is not None:
+        query = query.where(RunRow.repo_id == wanted.repo_id)
+    if wanted.user_name is not None:
+        query = query.where(UserRow.name == wanted.user_name)
+    query = _after(query, wanted)
+    return (await session.execute(query.limit(wanted.limit))).mappings().all()
+
+
+def _after(query: Select[Unpack[tuple[Any, ...]]], wanted: RunFilter) -> Select[Unpack[tuple[Any, ...]]]:
+    at, id_ = RunRow.submitted_at, RunRow.id
+    if wanted.before is not None:
+        last_at, last_id = wanted.before
+        further = at > last_at if wanted.ascending else at < last_at
+        if last_id is not None:
+            beyond = id_ > last_id if wanted.ascending else id_ < last_id
+            further = or_(further, and_(at == last_at, beyond))
+        query = query.where(further)
+    if wanted.ascending:
+        return query.order_by(at.asc(), id_.asc())
+    return query.order_by(at.desc(), id_.desc())
+
+
+async def find_by_name(session: AsyncSession, project_id: UUID, run_name: str) -> RowMapping | None:
+    """The newest run of this name that is not deleted."""
+    where = (RunRow.project_id == project_id, RunRow.run_name == run_name, RunRow.deleted.is_(False))
+    query = _runs().where(*where).order_by(RunRow.submitted_at.desc(), RunRow.id.desc()).limit(1)
+    return (await session.execute(query)).mappings().first()
+
+
+async def find_by_id(session: AsyncSession, project_id: UUID, run_id: UUID) -> RowMapping | None:
+    """Deleted runs too."""
+    query = _runs().where(RunRow.project_id == project_id, RunRow.id == run_id)
+    return (await session.execute(query)).mappings().first()
+
+
+async def find_repo(session: AsyncSession, project_id: UUID, name: str) -> RepoRow | None:
+    return await session.scalar(select(RepoRow).where(RepoRow.project_id == project_id, RepoRow.name == name))
+
+
+async def list_jobs(
+    session: AsyncSession, run_ids: Sequence[UUID], *, submissions: int | None = None
+) -> Sequence[RowMapping]:
+    """Columns of `jobs` for all these runs in one query, ordered by run, replica, job, submission.
+
+    `submissions`: only the newest so many of each job.
+    """
+    if not run_ids:
+        return []
+    columns = list(JobRow.__table__.c)
+    if submissions is None:
+        query = select(*columns).where(JobRow.run_id.in_(run_ids))
+        query = query.order_by(JobRow.run_id, JobRow.replica_num, JobRow.job_num, JobRow.submission_num)
+        return (await session.execute(query)).mappings().all()
+    same_job = (JobRow.run_id, JobRow.replica_num, JobRow.job_num)
+    rank = func.row_number().over(partition_by=same_job, order_by=JobRow.submission_num.desc())
+    ranked = select(*columns, rank.label("rank")).where(JobRow.run_id.in_(run_ids)).subquery()
+    newest = select(*(ranked.c[column.key] for column in columns)).where(ranked.c.rank <= submissions)
+    newest = newest.order_by(ranked.c.run_id, ranked.c.replica_num, ranked.c.job_num, ranked.c.submission_num)
+    return (await session.execute(newest)).mappings().all()
+
+
+async def list_latest_jobs(session: AsyncSession, run_id: UUID) -> list[JobRow]:
+    """The newest submission of every job of a run, as rows that may be changed."""
+    newest = (
+        select(func.max(JobRow.submission_num))
+        .where(JobRow.run_id == run_id)
+        .group_by(JobRow.replica_num, JobRow.job_num)
+        .with_only_columns(JobRow.replica_num, JobRow.job_num, func.max(JobRow.submission_num).label("num"))
+        .subquery()
+    )
+    same = and_(
+        JobRow.replica_num == newest.c.replica_num,
+        JobRow.job_num == newest.c.job_num,
+        JobRow.submission_num == newest.c.num,
+    )
+    query = select(JobRow).join(newest, same).where(JobRow.run_id == run_id)
+    return list(await session.scalars(query.order_by(JobRow.replica_num, JobRow.job_num)))
