@@ -35,8 +35,8 @@ packages: ## installs the Debian packages that the tests need (as root), or says
 	@scripts/install-test-packages
 
 .PHONY: demo
-demo: ## from nothing to a published service on this machine, and away again
-	@PYTHON="$(PYTHON)" scripts/demo
+demo: setup ## from nothing to a published service on this machine, and away again
+	@scripts/demo
 
 .PHONY: format-check
 format-check: setup

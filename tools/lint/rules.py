@@ -6,7 +6,6 @@ A line that ends in a comment `# lint: allow <rule> (<reason>)` is exempt from t
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeGuard
@@ -14,11 +13,7 @@ from typing import TypeGuard
 Finding = tuple[int, str]
 Rule = Callable[[ast.Module, str], Iterator[Finding]]
 
-ROUTE_METHODS = {"get", "post", "put", "patch", "delete", "api_route", "websocket"}
 RECONCILED_ROWS = {"RunRow", "JobRow", "InstanceRow", "FleetRow"}
-PERMISSION_WORDS = re.compile(
-    r"\b(Public|Anyone|Authenticated|MemberOf|ManagerOf|AdminOf|GlobalAdmin|CallerOf|require_\w+|\w*permission\w*)\b"
-)
 
 
 def only_the_engine_writes_a_status(tree: ast.Module, module: str) -> Iterator[Finding]:
@@ -39,26 +34,6 @@ def only_the_engine_writes_a_status(tree: ast.Module, module: str) -> Iterator[F
             yield node.lineno, why
 
 
-def each_route_declares_a_permission(tree: ast.Module, module: str) -> Iterator[Finding]:
-    """Handlers decorated `@router.<method>` under `dstack.server.api`."""
-    if not module.startswith("dstack.server.api"):
-        return
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        routes = [decorator for decorator in node.decorator_list if _is_route(decorator)]
-        if not routes:
-            continue
-        declared = [ast.unparse(argument.annotation) for argument in _arguments(node) if argument.annotation]
-        declared += [ast.unparse(route) for route in routes]
-        if not any(PERMISSION_WORDS.search(text) for text in declared):
-            yield (
-                node.lineno,
-                f"route {node.name} declares no permission; who may call it must be readable at the route"
-                " (a parameter or dependency of dstack.server.api.permissions)",
-            )
-
-
 def _sets_status(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     return any(isinstance(target, ast.Attribute) and target.attr == "status" for target in targets)
@@ -68,27 +43,12 @@ def _is_call_of(node: ast.AST, method: str) -> TypeGuard[ast.Call]:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
 
 
-def _is_route(decorator: ast.expr) -> bool:
-    return (
-        isinstance(decorator, ast.Call)
-        and isinstance(decorator.func, ast.Attribute)
-        and decorator.func.attr in ROUTE_METHODS
-        and isinstance(decorator.func.value, ast.Name)
-        and "router" in decorator.func.value.id
-    )
-
-
-def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
-    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-
-
 def _imported_names(tree: ast.Module) -> set[str]:
     return {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
 RULES: dict[str, Rule] = {
     "only-the-engine-writes-a-status": only_the_engine_writes_a_status,
-    "each-route-declares-a-permission": each_route_declares_a_permission,
 }
 
 

@@ -21,9 +21,6 @@ STATUS = "from dstack.server.db.tables import JobRow\n"
             STATUS + "row.status = 'x'  # lint: allow only-the-engine-writes-a-status (first row)",
             False,
         ),
-        ("dstack.server.api.runs", "@router.post('/stop')\nasync def stop(db: Db) -> None: ...", True),
-        ("dstack.server.api.runs", "@router.post('/stop')\nasync def stop(p: MemberOf) -> None: ...", False),
-        ("dstack.server.api.runs", "async def stop(db: Db) -> None: ...", False),
     ],
 )
 def test_rules(module: str, source: str, broken: bool) -> None:
