@@ -1,0 +1,1 @@
+"""The budgets of the project, measured. `python -m bench.run` prints them as one table."""

@@ -1,0 +1,104 @@
+"""How quickly jobs move."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from tests.e2e.harness import ServerProcess, agent_pid, wait_for
+from tests.e2e.simulated import Simulator
+
+from bench.measure import Benchmark, Result, at_most, dstack, running_server
+
+JOBS = 1000
+
+
+def first_output(folder: Path) -> list[Result]:
+    """`apply -d` accepted to the first line of output in the store, and a job's end to `done` in the API"""
+    with running_server(folder) as server:
+        to_output, to_done = [], []
+        for attempt in range(7):
+            name, stamp = f"first-{attempt}", folder / f"stamp-{attempt}"
+            configuration = folder / "task.dstack.yml"
+            configuration.write_text(
+                f"type: task\nname: {name}\ncommands:\n- echo hello\n- sleep 0.3\n- date +%s.%N > {stamp}\n"
+                "resources: {cpu: '0..', memory: '0..', disk: '0..'}\n"
+            )
+            dstack(folder, "apply", "-y", "-d", "-f", str(configuration))
+            accepted = time.time()
+            wait_for("the first line", partial(server.log, name), 30)
+            to_output.append(time.time() - accepted)
+            wait_for("done", partial(_is_done, server, name), 30)
+            to_done.append(time.time() - float(stamp.read_text()))
+        return [
+            at_most("apply -d accepted to first output line", 0.3, statistics.median(to_output), "s"),
+            at_most("end of a job to done in the API", 0.1, statistics.median(to_done), "s"),
+        ]
+
+
+def _is_done(server: ServerProcess, name: str) -> bool:
+    return bool(server.run(name)["status"] == "done")
+
+
+def thousand_jobs(folder: Path) -> list[Result]:
+    """1,000 short jobs at once on simulated agents"""
+    with Simulator.started(folder / "cloud") as simulator:
+        simulator.write_server_config(folder / "home/.dstack/server")
+        with running_server(folder) as server:
+            simulator.apply_fleet(server, nodes=10, blocks=16)
+            start = time.monotonic()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda number: _submit(server, f"job-{number}"), range(JOBS)))
+            submitted = time.monotonic() - start
+            wait_for("all jobs to end", lambda: _all_ended(server), 600)
+            seconds = time.monotonic() - start
+            runs = server.list_runs()
+            done = sum(run["status"] == "done" for run in runs)
+            starts = simulator.starts()
+            return [
+                Result("1,000 short jobs", "", f"{JOBS / seconds:.1f} jobs/s", f"{seconds:.1f} s in all"),
+                Result("  accepted", "", f"{JOBS / submitted:.1f} jobs/s"),
+                Result("  done", f"{JOBS}", f"{done}", "ok" if done == JOBS else "lost"),
+                Result("  started", f"{JOBS}", f"{len(starts)}", "ok" if len(starts) == JOBS else "wrong"),
+                Result("  started twice", "0", f"{sum(count > 1 for count in starts.values())}"),
+            ]
+
+
+def _submit(server: ServerProcess, name: str) -> None:
+    server.submit(name, ["true"], resources={"cpu": "1..", "memory": "0..", "disk": "0.."})
+
+
+def _all_ended(server: ServerProcess) -> bool:
+    time.sleep(0.1)
+    body = {"project_name": "main", "only_active": True, "limit": 1}
+    return not server.post("/api/runs/list", body)
+
+
+def agent_memory(folder: Path) -> list[Result]:
+    """memory of the agent on a host"""
+    with running_server(folder) as server:
+        server.submit("one", ["sleep 60"])
+        server.wait_run("one", "running")
+        command = ["ps", "-o", "rss=", "-p", str(agent_pid(server.home))]
+        kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return [Result("agent with one job (RSS)", "", f"{kilobytes / 1024:.3g} MB")]
+
+
+def attached_task(folder: Path) -> list[Result]:
+    """`dstack apply -y` of a task that ends at once, from start to exit"""
+    with running_server(folder):
+        configuration = folder / "task.dstack.yml"
+        configuration.write_text("type: task\nname: attached\ncommands: [echo hello]\n")
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            dstack(folder, "apply", "-y", "--force", "-f", str(configuration))
+            times.append(time.perf_counter() - start)
+        return [Result("apply of an echo, attached, to its exit", "", f"{statistics.median(times):.3g} s")]
+
+
+BENCHMARKS: list[Benchmark] = [first_output, attached_task, agent_memory, thousand_jobs]
