@@ -1,0 +1,5 @@
+"""`python -m dstack` is `dstack`."""
+
+from dstack.cli.main import main
+
+main()

@@ -1,0 +1,49 @@
+"""All groups of the REST API behind one connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dstack.api.rest.connection import Connection
+from dstack.api.rest.fleets import FleetsApi
+from dstack.api.rest.logs import LogsApi
+from dstack.api.rest.projects import EventsApi, ProjectsApi, SecretsApi, UsersApi
+from dstack.api.rest.repos import FilesApi, ReposApi
+from dstack.api.rest.runs import RunsApi
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class RestClient:
+    """The REST API, answers as JSON documents: what costs least to import and to read.
+
+    Whoever wants models validates the documents with `extra="ignore"`, as `dstack.api.client` does.
+    """
+
+    def __init__(self, base_url: str, token: str | None) -> None:
+        self.connection = Connection(base_url, token)
+        self.projects = ProjectsApi(self.connection)
+        self.users = UsersApi(self.connection)
+        self.runs = RunsApi(self.connection)
+        self.logs = LogsApi(self.connection)
+        self.fleets = FleetsApi(self.connection)
+        self.secrets = SecretsApi(self.connection)
+        self.events = EventsApi(self.connection)
+        self.repos = ReposApi(self.connection)
+        self.files = FilesApi(self.connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; the next call opens another one."""
+        self.connection.close()
+
+    @property
+    def base_url(self) -> str:
+        """The server's URL, without a slash at its end."""
+        return self.connection.base_url

@@ -1,0 +1,35 @@
+"""The commands: their names, modules and one-line helps, so that `dstack --help` imports none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command; its module has `register(parser)` and `run(args) -> int`."""
+
+    name: str
+    module: str
+    help: str
+    aliases: tuple[str, ...] = ()
+    has_project: bool = True
+    """Whether `--project` may be given."""
+
+
+COMMANDS = (
+    Command("completion", "dstack.cli.commands.completion", "Print a shell completion script", has_project=False),
+    Command("event", "dstack.cli.commands.event", "Show what happened"),
+    Command("fleet", "dstack.cli.commands.fleet", "Show and delete fleets"),
+    Command("project", "dstack.cli.commands.project", "Manage the projects on file", has_project=False),
+    Command("ps", "dstack.cli.commands.ps", "Show runs"),
+    Command("run", "dstack.cli.commands.run", "Show a run as JSON"),
+    Command("secret", "dstack.cli.commands.secret", "Manage secrets"),
+    Command("server", "dstack.cli.commands.server", "Start a server", has_project=False),
+    Command("stop", "dstack.cli.commands.stop", "Stop a run"),
+)
+
+
+def find_command(name: str) -> Command | None:
+    """The command of that name or alias."""
+    return next((command for command in COMMANDS if name == command.name or name in command.aliases), None)
