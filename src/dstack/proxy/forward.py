@@ -1,0 +1,417 @@
+"""One request on its way to a replica, and its answer on the way back: bytes in, bytes out.
+
+No task, no ASGI, no database: callbacks between two connections. A task is made only where something has to be
+awaited: an unknown route or token, a new connection to a replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Coroutine
+from typing import Protocol
+
+from dstack.proxy.auth import bearer_token
+from dstack.proxy.chunks import LAST_CHUNK, ChunkedReader, chunk
+from dstack.proxy.deps import ProxyDependencies
+from dstack.proxy.headers import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    BadMessage,
+    Hop,
+    RequestHead,
+    ResponseHead,
+    build_request_head,
+    build_response_head,
+    forwarded_lines,
+    has_body,
+    parse_response_head,
+)
+from dstack.proxy.pool import ReplicaTimeout, Upstream
+from dstack.proxy.repo import Service
+
+MAX_RESPONSE_HEAD_BYTES = 262144
+
+log = logging.getLogger(__name__)
+_REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+
+
+class Client(Protocol):
+    """The client's connection, as an exchange uses it."""
+
+    def send(self, data: bytes) -> None: ...
+    def send_error(self, status: int, detail: str) -> None: ...
+    def cut(self, *, hard: bool) -> None: ...
+    def on_ready(self) -> None: ...
+    def on_tunnel(self) -> None: ...
+    def on_answered(self, *, is_closing: bool) -> None: ...
+    def hold_reading(self, *, is_held: bool) -> None: ...
+    @property
+    def is_write_paused(self) -> bool: ...
+
+
+class Exchange:
+    __slots__ = (
+        "_client", "_deps", "_hop", "_is_request_sent", "_is_spoilt", "_is_tunnel", "_left", "_path",
+        "_pending", "_prefix", "_project", "_reader", "_request", "_request_bytes", "_response", "_run",
+        "_service", "_started", "_task", "_tried", "_upstream", "is_ready",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        deps: ProxyDependencies,
+        client: Client,
+        request: RequestHead,
+        hop: Hop,
+        route: tuple[str, str, bytes, bytes],
+    ) -> None:
+        """`route`: project, run, the path's prefix, and the target after it."""
+        self._deps = deps
+        self._client = client
+        self._request = request
+        self._hop = hop
+        self._project, self._run, self._prefix, self._path = route
+        self._service: Service | None = None
+        self._upstream: Upstream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._tried: set[str] = set()
+        self._request_bytes = b""
+        self._is_request_sent = request.length == 0
+        self._response: ResponseHead | None = None
+        self._reader: ChunkedReader | None = None
+        self._left = 0
+        self._pending = b""
+        self._is_tunnel = False
+        self._is_spoilt = False
+        """The replica sent more than its answer: the connection can't be used again."""
+        self._started = 0.0
+        self.is_ready = False
+        """The request's body can be passed on."""
+
+    @property
+    def has_begun_answer(self) -> bool:
+        return self._response is not None
+
+    # Towards the replica
+
+    def start(self) -> None:
+        found = self._deps.repo.find_service(self._project, self._run)
+        if found is None or isinstance(found, Service):
+            self._admit(found)
+        else:
+            self._spawn(self._find_then_admit(found))
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(coroutine)
+        self._task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        log.error("proxying to service %s/%s failed", self._project, self._run, exc_info=error)
+        self._let_go()
+        self._count()
+        self._client.send_error(
+            500, f"Service {self._run}: the proxy could not find out where to send the request"
+        )
+
+    async def _find_then_admit(self, finding: Awaitable[Service | None]) -> None:
+        self._admit(await finding)
+
+    def _admit(self, service: Service | None) -> None:
+        if service is None or not service.replicas:
+            text = f"No running service {self._run} in project {self._project}"
+            self._client.send_error(404, text)
+            return
+        self._service = service
+        if not service.auth:
+            self._forward()
+            return
+        token = bearer_token(self._request.authorization)
+        allowed = token is not None and self._deps.auth.is_allowed(self._project, token)
+        if isinstance(allowed, bool):
+            self._permit(is_allowed=allowed)
+        else:
+            self._spawn(self._await_permission(allowed))
+
+    async def _await_permission(self, allowing: Awaitable[bool]) -> None:
+        self._permit(is_allowed=await allowing)
+
+    def _permit(self, *, is_allowed: bool) -> None:
+        if is_allowed:
+            self._forward()
+        else:
+            text = (
+                f"Service {self._run} needs `Authorization: Bearer` with the token of a member of {self._project}"
+            )
+            self._client.send_error(403, text)
+
+    def _forward(self) -> None:
+        service = self._service
+        assert service is not None
+        self._started = self._deps.stats.start(service.id)
+        strip = service.strip_prefix
+        request = self._request
+        self._request_bytes = build_request_head(
+            request,
+            self._path if strip else self._prefix + self._path,
+            forwarded=forwarded_lines(request, self._hop, self._prefix if strip else b""),
+            with_authorization=not service.auth,
+            with_upgrade=request.upgrade == b"websocket" and request.length == 0,
+        )
+        self._dispatch(may_reuse=True)
+
+    def _dispatch(self, *, may_reuse: bool) -> None:
+        """To a random replica that was not tried yet."""
+        assert self._service is not None
+        replicas = self._service.replicas
+        if self._tried:
+            replicas = tuple(address for address in replicas if address not in self._tried)
+        address = replicas[0] if len(replicas) == 1 else random.choice(replicas)
+        upstream = self._deps.pool.take(address) if may_reuse else None
+        if upstream is not None:
+            self._attach(upstream)
+        else:
+            self._spawn(self._connect(address))
+
+    async def _connect(self, address: str) -> None:
+        try:
+            upstream = await self._deps.pool.connect(address)
+        except (OSError, ReplicaTimeout) as error:
+            self._on_not_connected(address, error)
+        else:
+            self._attach(upstream)
+
+    def _on_not_connected(self, address: str, error: Exception) -> None:
+        assert self._service is not None
+        self._tried.add(address)
+        if self._tried.issuperset(self._service.replicas):
+            self._fail(error)
+        else:
+            self._dispatch(may_reuse=True)
+
+    def _attach(self, upstream: Upstream) -> None:
+        self._task = None
+        self._upstream = upstream
+        upstream.exchange = self
+        if self._client.is_write_paused:
+            upstream.transport.pause_reading()
+        upstream.transport.write(self._request_bytes)
+        self.is_ready = True
+        if not self._is_request_sent:
+            self._client.on_ready()
+
+    def send_body(self, payload: bytes) -> None:
+        """A piece of the request's body, or bytes of a tunnel."""
+        upstream = self._upstream
+        if upstream is None or not payload:
+            return
+        upstream.quiet_ticks = 0
+        is_chunked = self._request.length == CHUNKED and not self._is_tunnel
+        upstream.transport.write(chunk(payload) if is_chunked else payload)
+
+    def end_body(self) -> None:
+        self._is_request_sent = True
+        if self._request.length == CHUNKED and self._upstream is not None:
+            self._upstream.transport.write(LAST_CHUNK)
+
+    def on_replica_writable(self, *, is_writable: bool) -> None:
+        self._client.hold_reading(is_held=not is_writable)
+
+    def on_client_writable(self, *, is_writable: bool) -> None:
+        upstream = self._upstream
+        if upstream is None or upstream.is_lost or upstream.transport.is_closing():
+            return
+        if is_writable:
+            upstream.quiet_ticks = 0
+            upstream.transport.resume_reading()
+        else:
+            upstream.transport.pause_reading()
+
+    def cancel(self) -> None:
+        """The client is gone: the replica hears of it at once."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._let_go()
+        self._count()
+
+    # Back to the client
+
+    def on_replica_data(self, data: bytes) -> None:
+        try:
+            self._read(data)
+        except BadMessage as error:
+            self._fail(error)
+
+    def _read(self, data: bytes) -> None:
+        if self._is_tunnel:
+            self._client.send(data)
+            return
+        if self._response is None:
+            self._read_heads(data)
+            return
+        if self._left == CHUNKED:
+            self._send_chunks(data)
+        elif self._left == UNTIL_CLOSE:
+            self._client.send(chunk(data) if self._request.minor else data)
+        else:
+            self._send_counted(data)
+
+    def _read_heads(self, data: bytes) -> None:
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            if len(data) > MAX_RESPONSE_HEAD_BYTES:
+                raise BadMessage("The replica's answer has too large a head")
+            self._pending = data
+            return
+        response = parse_response_head(data[:end])
+        if response.status == 101:
+            self._switch(response, data[end:])
+        elif response.status < 200:
+            if self._request.minor:
+                self._client.send(build_response_head(response, is_chunked=False, is_closing=False, minor=1))
+            if data[end:]:
+                self._read_heads(data[end:])
+        else:
+            self._response = response
+            self._begin_answer(response, data[end:])
+
+    def _begin_answer(self, response: ResponseHead, body: bytes) -> None:
+        """Sends the head, in one write with the part of the body that came with it."""
+        request = self._request
+        left = response.length if has_body(response, request.method) else 0
+        is_unbounded = left < 0
+        head = build_response_head(
+            response,
+            is_chunked=is_unbounded and request.minor == 1,
+            is_closing=self._is_closing(),
+            minor=request.minor,
+        )
+        self._left = left
+        if left == CHUNKED:
+            self._reader = ChunkedReader()
+        if left < 0:
+            self._client.send(head)
+            if body:
+                self._read(body)
+            return
+        if len(body) > left:
+            body = body[:left]
+            self._is_spoilt = True
+        self._left = left - len(body)
+        self._client.send(head + body if body else head)
+        if not self._left:
+            self._finish()
+
+    def _is_closing(self) -> bool:
+        response, request = self._response, self._request
+        assert response is not None
+        is_delimited_by_close = request.minor == 0 and response.length < 0 and has_body(response, request.method)
+        return (
+            request.is_closing or is_delimited_by_close or (request.expects_continue and not self._is_request_sent)
+        )
+
+    def _send_counted(self, data: bytes) -> None:
+        if len(data) > self._left:
+            data = data[: self._left]
+            self._is_spoilt = True
+        self._left -= len(data)
+        self._client.send(data)
+        if not self._left:
+            self._finish()
+
+    def _send_chunks(self, data: bytes) -> None:
+        reader = self._reader
+        assert reader is not None
+        payload = reader.feed(data)
+        is_framed = self._request.minor == 1
+        out = b""
+        if payload:
+            out = chunk(payload) if is_framed else payload
+        if reader.is_finished:
+            self._is_spoilt = bool(reader.rest)
+            if is_framed:
+                out += LAST_CHUNK
+        if out:
+            self._client.send(out)
+        if reader.is_finished:
+            self._finish()
+
+    def _switch(self, response: ResponseHead, rest: bytes) -> None:
+        if self._request.upgrade != b"websocket" or response.upgrade is None:
+            raise BadMessage("The replica switches to a protocol that was not asked for")
+        self._response = response
+        self._is_tunnel = True
+        head = build_response_head(response, is_chunked=False, is_closing=False, minor=1)
+        self._client.send(head + rest)
+        self._client.on_tunnel()
+
+    def on_replica_lost(self, error: Exception | None) -> None:
+        was_reused = self._upstream is not None and self._upstream.is_reused
+        self._upstream = None
+        response = self._response
+        if self._is_tunnel:
+            self._count()
+            self._client.cut(hard=False)
+        elif response is not None and self._left == UNTIL_CLOSE and error is None:
+            if self._request.minor:
+                self._client.send(LAST_CHUNK)
+            self._finish()
+        elif response is None and not self._pending and was_reused and self._may_repeat(error):
+            self.is_ready = False
+            self._dispatch(may_reuse=False)
+        else:
+            self._fail(error)
+
+    def _may_repeat(self, error: Exception | None) -> bool:
+        """The kept connection was closed as we used it; a request without effect and body is sent once more."""
+        request = self._request
+        return request.method in _REPEATABLE and request.length == 0 and not isinstance(error, ReplicaTimeout)
+
+    def _fail(self, error: Exception | None) -> None:
+        """With a status where none was sent yet; else the client's connection is cut, so that it can see it."""
+        self._let_go()
+        self._count()
+        if self._response is not None:
+            is_delimited_by_close = self._request.minor == 0 and self._response.length < 0
+            self._client.cut(hard=is_delimited_by_close)
+        elif isinstance(error, ReplicaTimeout) and self.is_ready and not self._is_request_sent:
+            self._client.send_error(408, "The request's body did not arrive in time")
+        elif isinstance(error, ReplicaTimeout):
+            text = f"Service {self._run} did not answer within {self._deps.pool.timeout:g} s"
+            self._client.send_error(504, text)
+        else:
+            reason = str(error) if isinstance(error, BadMessage) else "its replica can't be reached or went away"
+            self._client.send_error(502, f"Service {self._run}: {reason}")
+
+    def _finish(self) -> None:
+        upstream, response = self._upstream, self._response
+        assert response is not None
+        self._count()
+        self._upstream = None
+        if upstream is not None:
+            may_stay = self._is_request_sent and not response.is_closing and not self._is_spoilt
+            if may_stay and not upstream.transport.is_closing():
+                if self._client.is_write_paused:
+                    upstream.transport.resume_reading()  # else its end would go unnoticed
+                self._deps.pool.give_back(upstream)
+            else:
+                upstream.abort()
+        self._client.on_answered(is_closing=self._is_closing())
+
+    def _let_go(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    def _count(self) -> None:
+        """Once."""
+        if self._started and self._service is not None:
+            self._deps.stats.finish(self._service.id, self._started)
+            self._started = 0.0
