@@ -1,1 +1,4 @@
-"""The in-server implementation of `dstack.proxy`'s repository and auth provider."""
+"""The in-server side of `dstack.proxy`: routes and permissions from the database, remembered until they change.
+
+Imports `access` and `db`. Start at `deps`.
+"""

@@ -1,0 +1,103 @@
+"""Services and their replicas, from the database.
+
+What was read stays in memory until the wake-up `routes` says that something about services changed: a request
+costs a dictionary look-up, and a change counts from the next request on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+
+from sqlalchemy import select
+
+from dstack.core.jobs import JobStatus
+from dstack.proxy.repo import Service
+from dstack.server.db.engine import Database
+from dstack.server.db.tables import JobRow, ProjectRow, RunRow
+
+ROUTES = "routes"
+"""The wake-up that empties the cache."""
+MAX_CACHED_ROUTES = 10_000
+
+_Key = tuple[str, str]
+
+
+class ServerProxyRepo:
+    """A `ProxyRepo`. `close()` ends the listening for changes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._services: dict[_Key, Service | None] = {}
+        self._loading: dict[_Key, asyncio.Task[Service | None]] = {}
+        self._end_listening = database.wakeups.listen(self._on_wakeup)
+
+    def close(self) -> None:
+        self._end_listening()
+        self._forget()
+
+    def find_service(self, project: str, run: str) -> Service | Awaitable[Service | None] | None:
+        key = (project, run)
+        if key in self._services:
+            return self._services[key]
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
+        return asyncio.shield(loading)
+
+    def _on_wakeup(self, name: str) -> None:
+        if name == ROUTES:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._services.clear()
+        self._loading.clear()  # who waits gets what was read; who comes now has it read again
+
+    async def _load(self, key: _Key) -> Service | None:
+        task = asyncio.current_task()
+        try:
+            service = await self._read(*key)
+            if self._loading.get(key) is task:
+                if len(self._services) >= MAX_CACHED_ROUTES:
+                    self._services.clear()
+                self._services[key] = service
+            return service
+        finally:
+            if self._loading.get(key) is task:
+                del self._loading[key]
+
+    async def _read(self, project: str, run: str) -> Service | None:
+        newest = (
+            select(RunRow.id, RunRow.run_spec, RunRow.service_spec)
+            .join(ProjectRow, ProjectRow.id == RunRow.project_id)
+            .where(ProjectRow.name == project, ProjectRow.deleted.is_(False))
+            .where(RunRow.run_name == run, RunRow.deleted.is_(False), RunRow.finished_at.is_(None))
+            .order_by(RunRow.submitted_at.desc())
+            .limit(1)
+        )
+        async with self._database.session() as session:
+            row = (await session.execute(newest)).one_or_none()
+            if row is None or row.service_spec is None or not _is_served_here(row.service_spec):
+                return None
+            replicas = await session.scalars(
+                select(JobRow.service_address)
+                .where(JobRow.run_id == row.id, JobRow.status == JobStatus.RUNNING.value)
+                .where(JobRow.registered.is_(True), JobRow.service_address.is_not(None))
+                .order_by(JobRow.replica_num)
+            )
+            addresses = tuple(address for address in replicas if address is not None)
+        configuration = json.loads(row.run_spec).get("configuration", {})
+        return Service(
+            id=str(row.id),
+            project=project,
+            run=run,
+            auth=configuration.get("auth", True),
+            strip_prefix=configuration.get("strip_prefix", True),
+            replicas=addresses,
+        )
+
+
+def _is_served_here(service_spec: str) -> bool:
+    """A service on a gateway has an absolute URL; it isn't served under the server's own paths."""
+    return str(json.loads(service_spec)["url"]).startswith("/")

@@ -1,0 +1,94 @@
+"""Routes and permissions from a real database, and their caches."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+from tests.fixtures.rows import EPOCH, job_row, project_row, run_row, user_row
+
+from dstack.proxy.repo import Service
+from dstack.server.db.engine import Database
+from dstack.server.proxy.auth import ServerProxyAuth
+from dstack.server.proxy.repo import ServerProxyRepo
+from dstack.server.wakeups import Wakeups
+
+SPEC = json.dumps({"configuration": {"type": "service", "auth": False, "strip_prefix": False}})
+
+
+def service_spec(url: str = "/proxy/services/main/web/") -> str:
+    return json.dumps({"url": url})
+
+
+async def found(repo: ServerProxyRepo, run: str, project: str = "main") -> Service | None:
+    answer = repo.find_service(project, run)
+    return answer if answer is None or isinstance(answer, Service) else await answer
+
+
+async def test_b5_routes_are_read_once_and_again_after_a_change(database: Database) -> None:
+    user = user_row()
+    project = project_row(user)
+    run = run_row(project, user, "web", run_spec=SPEC, service_spec=service_spec())
+    ready = job_row(run, status="running", registered=True, service_address="127.0.0.1:8000")
+    starting = job_row(run, status="running", registered=False, service_address="127.0.0.1:8001", replica_num=1)
+    ended = job_row(run, status="done", registered=True, service_address="127.0.0.1:8002", replica_num=2)
+    async with database.transaction() as session:
+        for rows in ([user], [project], [run], [ready, starting, ended]):
+            session.add_all(rows)
+            await session.flush()
+    repo = ServerProxyRepo(database)
+    service = await found(repo, "web")
+    assert service == Service(str(run.id), "main", "web", False, False, ("127.0.0.1:8000",))
+    assert repo.find_service("main", "web") is service
+
+    async with database.transaction() as session:
+        row = await session.get_one(type(starting), starting.id)
+        row.registered = True
+    assert repo.find_service("main", "web") is service
+    database.wakeups.publish(["routes"])
+    changed = await found(repo, "web")
+    assert changed is not None
+    assert changed.replicas == ("127.0.0.1:8000", "127.0.0.1:8001")
+    repo.close()
+
+
+async def test_what_is_no_service_here_is_not_found(database: Database) -> None:
+    user = user_row()
+    project = project_row(user)
+    runs = [
+        run_row(project, user, "task"),
+        run_row(project, user, "elsewhere", run_spec=SPEC, service_spec=service_spec("https://elsewhere.example")),
+        run_row(project, user, "over", run_spec=SPEC, service_spec=service_spec(), finished_at=EPOCH),
+    ]
+    async with database.transaction() as session:
+        for rows in ([user], [project], runs):
+            session.add_all(rows)
+            await session.flush()
+    repo = ServerProxyRepo(database)
+    for name in ("task", "elsewhere", "over", "unknown"):
+        assert await found(repo, name) is None
+        assert repo.find_service("main", name) is None
+    repo.close()
+
+
+async def test_permissions_are_remembered_until_tokens_or_members_change() -> None:
+    members = {("good", "main")}
+    asked = []
+
+    async def may_use(token: str, project: str) -> bool:
+        asked.append(token)
+        return (token, project) in members
+
+    wakeups = Wakeups()
+    auth = ServerProxyAuth(may_use, wakeups)
+
+    async def is_allowed(token: str) -> bool:
+        answer = auth.is_allowed("main", token)
+        return await answer if inspect.isawaitable(answer) else bool(answer)
+
+    assert [await is_allowed(token) for token in ("good", "good", "bad", "bad")] == [True, True, False, False]
+    assert asked == ["good", "bad", "bad"]
+    members.clear()
+    wakeups.publish(["members"])
+    assert await is_allowed("good") is False
+    auth.close()
