@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from dstack.core.errors import DstackError, RequestError, StoreError, TooManyAttempts
 from dstack.server.api.answers import plain
@@ -25,7 +26,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, answer_validation_error)
     app.add_exception_handler(DstackError, answer_dstack_error)
     app.add_exception_handler(HTTPException, answer_http_error)
-    app.add_exception_handler(Exception, answer_unexpected)
 
 
 def request_error(error: RequestError) -> Response:
@@ -72,9 +72,9 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     return plain({"detail": error.detail}, error.status_code, dict(error.headers or {}))
 
 
-async def answer_unexpected(request: Request, error: Exception) -> Response:
+def unexpected(scope: Scope, error: Exception) -> Response:
     """A mistake of ours. The text goes to the log, not to the caller."""
-    logger.error("Unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    logger.error("Unexpected error in %s %s", scope.get("method"), scope.get("path"), exc_info=error)
     return plain({"detail": {"msg": "Internal server error; see the log of the server", "code": None}}, 500)
 
 

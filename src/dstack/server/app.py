@@ -1,0 +1,106 @@
+"""The one place where the server's objects are built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dstack import COMPATIBILITY_LEVEL
+from dstack.server.access import Access, DefaultPermissions, FailedAttempts
+from dstack.server.api import errors, event_lists, files, projects, repos, secrets, server_info, users
+from dstack.server.api.versions import VersionCheck
+from dstack.server.db.engine import Database
+from dstack.server.encryption import Encryption
+from dstack.server.operations.context import Context
+from dstack.server.operations.own_users import OwnUsers
+from dstack.server.settings import Settings
+from dstack.server.stores.logs.files import FileLogStore
+
+logger = logging.getLogger(__name__)
+
+ROUTERS = (
+    server_info.router,
+    users.router,
+    projects.router,
+    secrets.router,
+    repos.router,
+    files.router,
+    event_lists.router,
+)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, database: Database, encryption: Encryption, permissions: DefaultPermissions
+) -> AsyncIterator[FastAPI]:
+    """The application, answering and working until the block ends."""
+    access = Access(database)
+    logs = FileLogStore(settings.logs_dir)
+    context = Context(
+        settings=settings,
+        database=database,
+        encryption=encryption,
+        access=access,
+        logs=logs,
+        own_users=OwnUsers(database.wakeups),
+        permissions=permissions,
+    )
+    try:
+        yield build(context)
+    finally:
+        context.stopping.set()
+        access.close()
+        await logs.close()
+
+
+def build(context: Context) -> FastAPI:
+    """Routes and error answers around the parts."""
+    app = FastAPI(
+        title="dstack",
+        version=COMPATIBILITY_LEVEL,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(AnswerMistakes), Middleware(VersionCheck)],
+    )
+    app.state.context = context
+    app.state.failed_attempts = FailedAttempts()
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.state.routes = api_routes()
+    return app
+
+
+def api_routes() -> list[APIRoute]:
+    """All routes of the REST API."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+
+
+class AnswerMistakes:
+    """Middleware: what no handler of errors knows is our mistake: logged whole, answered with 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            await errors.unexpected(scope, error)(scope, receive, send)

@@ -1,0 +1,38 @@
+"""What every operation works with, and on whose behalf."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from dstack.core.projects import ProjectRole
+from dstack.server.access import Access, Caller, DefaultPermissions, ProjectAccess
+from dstack.server.db.engine import Database
+from dstack.server.encryption import Encryption
+from dstack.server.operations.own_users import OwnUsers
+from dstack.server.settings import Settings
+from dstack.server.stores.logs.base import LogStore
+
+
+@dataclass
+class Context:
+    """The parts of the server that operations use. Built once, in `server.app`."""
+
+    settings: Settings
+    database: Database
+    encryption: Encryption
+    access: Access
+    logs: LogStore
+    own_users: OwnUsers
+    permissions: DefaultPermissions = field(default_factory=DefaultPermissions)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server is asked to end; answers that stream end themselves then."""
+
+
+@dataclass(frozen=True)
+class InProject:
+    """A caller in a project. `role` is None for somebody who is not a member."""
+
+    caller: Caller
+    project: ProjectAccess
+    role: ProjectRole | None
