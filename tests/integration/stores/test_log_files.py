@@ -88,6 +88,16 @@ async def test_two_stores_on_one_file_see_one_another(root: Path, key: LogKey) -
     assert len(set(await read_all(one, key))) == 600
 
 
+async def test_a_log_deleted_by_another_process_is_gone_here_too(root: Path, key: LogKey) -> None:
+    one, two = FileLogStore(root), FileLogStore(root)
+    await one.append(key, *batch(0, 100))
+    await two.delete(key)
+    assert await one.position(key) == 0
+    await two.append(key, [(START_US, b"x" * 10_000)], 10_012)
+    assert await one.position(key) == 10_012
+    assert len(await read_all(one, key)) == 1
+
+
 @pytest.mark.parametrize("cut", [1, 10, 70])
 @pytest.mark.parametrize("count", [1, 5, 600])
 async def test_a_torn_last_record_is_cut_off(root: Path, key: LogKey, log: Path, cut: int, count: int) -> None:

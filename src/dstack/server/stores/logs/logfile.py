@@ -31,8 +31,8 @@ class LogFile:
     _lines: int
     _position: int
     _last_us: int
-    _seen_size: int
-    """Size of the file at the last look; -1 before the first."""
+    _inode: int
+    """Of the file at the last look; 0 before the first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -110,21 +110,21 @@ class LogFile:
         self._lines = 0
         self._position = 0
         self._last_us = 0
-        self._seen_size = -1
+        self._inode = 0
 
     def _refresh(self) -> None:
         """Reads what has changed on disk since the last look: nothing, unless another process wrote."""
         try:
-            size = self.path.stat().st_size
+            stat = self.path.stat()
         except FileNotFoundError:
             self._forget()
             return
-        if size != self._size or self._seen_size < 0:
-            if size < self._size or self._seen_size < 0:
-                self._forget()
-                self._index.load(size)
-            self._scan_tail(size)
-        self._seen_size = size
+        if stat.st_ino != self._inode or stat.st_size < self._size:
+            self._forget()
+            self._inode = stat.st_ino
+            self._index.load(stat.st_size)
+        if stat.st_size > self._size:
+            self._scan_tail(stat.st_size)
 
     def _scan_tail(self, size: int) -> None:
         """From the last mark (or the known end) to the last whole record."""
