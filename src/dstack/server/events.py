@@ -24,9 +24,7 @@ class Target(NamedTuple):
 
 
 async def record(session: AsyncSession, message: str, *, actor: UUID | None, targets: Sequence[Target]) -> UUID:
-    """Two inserts. `actor` is a user, or None for the system. Rows that the targets' foreign keys name must be
-    flushed or in the session. Returns the event's id."""
-    await session.flush()
+    """Two inserts. `actor` is a user, or None for the system. Returns the event's id."""
     event_id = uuid.uuid4()
     row = {"id": event_id, "recorded_at": clock.now(), "message": message, "actor_user_id": actor}
     await session.execute(insert(EventRow), row)

@@ -125,7 +125,7 @@ class Database:
     async def _connecting(self) -> AsyncIterator[None]:
         try:
             yield
-        except (DBAPIError, OSError, TimeoutError) as error:
+        except (DBAPIError, OSError, asyncio.TimeoutError) as error:
             raise unreachable(error, self._where) from error
         except Exception as error:
             # asyncpg raises its own kind while connecting (wrong password, no such database).

@@ -73,7 +73,7 @@ class Carrier:
                     self._wakeups.deliver(RESET_TOPICS)
                 delay = FIRST_DELAY_S
                 await self._carry(self._connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 logger.warning("Wake-ups between replicas are interrupted (%s); again in %.1f s", error, delay)
             await self._close()
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
@@ -86,7 +86,7 @@ class Carrier:
             return
         try:
             await connection.close(timeout=2)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             connection.terminate()
 
     async def _connect(self) -> asyncpg.Connection[Any]:

@@ -68,6 +68,7 @@ class Decision(Generic[StatusT]):
 
 Facts = Mapping[str, Any]
 """Column values of the key's own row that an effect observed."""
+"""Column values of the key's own row that an effect observed."""
 
 
 class TerminalEffectError(Exception):
@@ -102,7 +103,10 @@ class ResourceKind(Protocol[SnapshotT]):
     async def record(
         self, session: AsyncSession, snapshot: SnapshotT, decision: Decision[Any], now: datetime
     ) -> None:
-        """Everything but the status column, `wake_at` and the lease, which the engine writes; events included."""
+        """Everything but the status column, `wake_at` and the lease, which the engine writes; events included.
+
+        Called when the status changes or the decision has writes, a reason or a message.
+        """
         ...
 
     def priority(self, snapshot: SnapshotT) -> int:

@@ -52,7 +52,7 @@ async def list_members(
         .order_by(MemberRow.member_num, UserRow.name)
     )
     members: dict[UUID, list[tuple[MemberRow, UserRow]]] = {project_id: [] for project_id in project_ids}
-    for member, user in (await session.execute(query)).tuples():
+    for member, user in await session.execute(query):
         members[member.project_id].append((member, user))
     return members
 

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import Any
 
-from sqlalchemy import DateTime, MetaData, String, Text, Uuid
+from sqlalchemy import DateTime, ForeignKey, MetaData, String, Text, Uuid
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -42,6 +42,11 @@ class Row(DeclarativeBase):
         }
     )
     type_annotation_map = {datetime: UtcDateTime, uuid.UUID: Uuid, str: Text}  # noqa: RUF012
+
+
+def references(column: str, *, ondelete: str | None = None) -> ForeignKey:
+    """A foreign key that is checked at the commit, so that rows may be added in any order."""
+    return ForeignKey(column, ondelete=ondelete, deferrable=True, initially="DEFERRED")
 
 
 class HasId:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dstack.server.db.tables.base import Reconciled, Row
+from dstack.server.db.tables.base import Reconciled, Row, references
 
 
 class FleetRow(Reconciled, Row):
     __tablename__ = "fleets"
     __table_args__ = (Index("ix_fleets_project_name", "project_id", "name"),)
 
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    project_id: Mapped[uuid.UUID] = mapped_column(references("projects.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
     spec: Mapped[str]
     """Canonical JSON of `FleetSpec`, without private keys."""
@@ -33,8 +33,8 @@ class InstanceRow(Reconciled, Row):
     __tablename__ = "instances"
     __table_args__ = (Index("ix_instances_project_status", "project_id", "status"),)
 
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    fleet_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("fleets.id"), index=True)
+    project_id: Mapped[uuid.UUID] = mapped_column(references("projects.id", ondelete="CASCADE"))
+    fleet_id: Mapped[uuid.UUID | None] = mapped_column(references("fleets.id"), index=True)
     name: Mapped[str] = mapped_column(String(120))
     """Also the name in the backend: on record before the instance is made, so making it is safe to repeat."""
     instance_num: Mapped[int] = mapped_column(default=0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dstack.server.db.tables.base import HasId, Row
+from dstack.server.db.tables.base import HasId, Row, references
 
 
 class EventRow(HasId, Row):
@@ -17,7 +17,7 @@ class EventRow(HasId, Row):
 
     recorded_at: Mapped[datetime]
     message: Mapped[str]
-    actor_user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"), index=True)
+    actor_user_id: Mapped[uuid.UUID | None] = mapped_column(references("users.id"), index=True)
     """None: the system."""
 
 
@@ -25,8 +25,8 @@ class EventTargetRow(HasId, Row):
     __tablename__ = "event_targets"
     __table_args__ = (Index("ix_event_targets_entity", "entity_type", "entity_id"),)
 
-    event_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), index=True)
-    project_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    event_id: Mapped[uuid.UUID] = mapped_column(references("events.id", ondelete="CASCADE"), index=True)
+    project_id: Mapped[uuid.UUID | None] = mapped_column(references("projects.id", ondelete="CASCADE"), index=True)
     entity_type: Mapped[str] = mapped_column(String(32))
     entity_id: Mapped[uuid.UUID]
     entity_name: Mapped[str]

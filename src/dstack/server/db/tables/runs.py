@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dstack.server.db.tables.base import Reconciled, Row
+from dstack.server.db.tables.base import Reconciled, Row, references
 
 RUN_IS_ACTIVE = text("runs.status NOT IN ('terminated', 'failed', 'done') AND NOT runs.deleted")
 """Literal, so that both engines see that a query may use the partial index `ix_runs_active`."""
@@ -24,10 +24,10 @@ class RunRow(Reconciled, Row):
         Index("ix_runs_active", "submitted_at", "id", sqlite_where=_ACTIVE_ROWS, postgresql_where=_ACTIVE_ROWS),
     )
 
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
-    repo_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("repos.id"))
-    fleet_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("fleets.id"))
+    project_id: Mapped[uuid.UUID] = mapped_column(references("projects.id", ondelete="CASCADE"))
+    user_id: Mapped[uuid.UUID] = mapped_column(references("users.id"))
+    repo_id: Mapped[uuid.UUID | None] = mapped_column(references("repos.id"))
+    fleet_id: Mapped[uuid.UUID | None] = mapped_column(references("fleets.id"))
     run_name: Mapped[str] = mapped_column(String(100))
     submitted_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
@@ -54,10 +54,10 @@ class JobRow(Reconciled, Row):
         Index("ix_jobs_project_status", "project_id", "status"),
     )
 
-    project_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
-    fleet_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("fleets.id"))
-    instance_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("instances.id"), index=True)
+    project_id: Mapped[uuid.UUID] = mapped_column(references("projects.id", ondelete="CASCADE"))
+    run_id: Mapped[uuid.UUID] = mapped_column(references("runs.id", ondelete="CASCADE"))
+    fleet_id: Mapped[uuid.UUID | None] = mapped_column(references("fleets.id"))
+    instance_id: Mapped[uuid.UUID | None] = mapped_column(references("instances.id"), index=True)
     replica_num: Mapped[int]
     job_num: Mapped[int]
     job_name: Mapped[str] = mapped_column(String(120))

@@ -1,0 +1,119 @@
+"""Queries of the loop over rows that it drives; also its leases. `table` is the table of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, Row, Table, and_, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+
+@dataclass
+class Head:
+    """What the loop itself knows of a row, and under which lease."""
+
+    status: str
+    version: int
+    attempts: int
+    wake_at: datetime | None
+    token: UUID | None = None
+    """None on SQLite, where one process does all, and after the lease was given back."""
+
+
+def _db_now() -> ColumnElement[datetime]:
+    """The database's clock, so that replicas need not agree on theirs."""
+    return func.timezone("UTC", func.clock_timestamp())
+
+
+def _db_in(seconds: float) -> ColumnElement[Any]:
+    return _db_now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+async def read_head(session: AsyncSession, table: Table, id: UUID) -> Head | None:
+    columns = (table.c.status, table.c.version, table.c.attempts, table.c.wake_at)
+    row = (await session.execute(select(*columns).where(table.c.id == id))).first()
+    return None if row is None else _head(row)
+
+
+async def exists(session: AsyncSession, table: Table, id: UUID) -> bool:
+    return (await session.execute(select(table.c.id).where(table.c.id == id))).first() is not None
+
+
+async def acquire(session: AsyncSession, table: Table, id: UUID, owner: str, seconds: float) -> Head | None:
+    """Takes the lease unless somebody else's holds. Skips a row that another transaction has locked."""
+    free = or_(table.c.lease_until.is_(None), table.c.lease_until < _db_now())
+    row_id = select(table.c.id).where(table.c.id == id, free).with_for_update(skip_locked=True)
+    token = uuid4()
+    statement = (
+        update(table)
+        .where(table.c.id == row_id.scalar_subquery())
+        .values(lease_owner=owner, lease_token=token, lease_until=_db_in(seconds))
+        .returning(table.c.status, table.c.version, table.c.attempts, table.c.wake_at)
+    )
+    row = (await session.execute(statement)).first()
+    return None if row is None else _head(row, token)
+
+
+def _head(row: Row[str, int, int, datetime | None], token: UUID | None = None) -> Head:
+    return Head(row[0], row[1], row[2], row[3], token)
+
+
+async def renew(session: AsyncSession, table: Table, tokens: Sequence[UUID], seconds: float) -> None:
+    statement = update(table).where(table.c.lease_token.in_(tokens)).values(lease_until=_db_in(seconds))
+    await session.execute(statement)
+
+
+async def release(session: AsyncSession, table: Table, id: UUID, token: UUID) -> None:
+    statement = update(table).where(table.c.id == id, table.c.lease_token == token)
+    await session.execute(statement.values(lease_owner=None, lease_token=None, lease_until=None))
+
+
+async def write(
+    session: AsyncSession, table: Table, id: UUID, head: Head, values: Mapping[str, Any], *, free: bool
+) -> bool:
+    """Guarded: False, and nothing written, when the lease was lost or somebody else has written since.
+
+    `free`: gives the lease back with it.
+    """
+    guard = and_(table.c.id == id, table.c.version == head.version)
+    changes = {**values, "version": head.version + 1}
+    if head.token is not None:
+        guard = and_(guard, table.c.lease_token == head.token)
+        if free:
+            changes |= {"lease_owner": None, "lease_token": None, "lease_until": None}
+    result = await session.execute(update(table).where(guard).values(changes).returning(table.c.id))
+    return result.first() is not None
+
+
+async def read_columns(
+    session: AsyncSession, table: Table, id: UUID, names: Sequence[str]
+) -> dict[str, Any] | None:
+    columns = [table.c[name] for name in names]
+    row = (await session.execute(select(*columns).where(table.c.id == id))).first()
+    return None if row is None else dict(zip(names, row, strict=True))
+
+
+async def list_unfinished(session: AsyncSession, table: Table, statuses: Sequence[str]) -> list[UUID]:
+    """Ids of the rows with one of these statuses, those that wait longest first."""
+    query = select(table.c.id).where(table.c.status.in_(statuses)).order_by(table.c.last_processed_at)
+    return list(await session.scalars(query))
+
+
+async def list_timers(
+    session: AsyncSession, table: Table, until: datetime | None = None
+) -> list[tuple[UUID, datetime]]:
+    """Rows with a `wake_at` (not after `until`)."""
+    query = select(table.c.id, table.c.wake_at).where(table.c.wake_at.is_not(None))
+    if until is not None:
+        query = query.where(table.c.wake_at <= until)
+    return [(id, wake_at) for id, wake_at in (await session.execute(query))]
+
+
+async def list_abandoned(session: AsyncSession, table: Table) -> list[UUID]:
+    """Rows whose lease ran out without being given back: their replica died at work."""
+    query = select(table.c.id).where(table.c.lease_until < _db_now())
+    return list(await session.scalars(query))

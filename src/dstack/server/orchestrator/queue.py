@@ -1,0 +1,82 @@
+"""Which key is worked on next: highest priority first, then the one that waits longest."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+
+from dstack.server.orchestrator.decision import Key
+
+
+class WorkQueue:
+    """Keys to work on. A key waits at most once and is never given out twice at once: one that is put while
+    it is being worked on comes back once, when it is done."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Key]] = []
+        self._waiting: dict[Key, tuple[int, int]] = {}
+        """(negated priority, age) of each waiting key; entries of the heap that differ are outdated."""
+        self._working: set[Key] = set()
+        self._again: dict[Key, int] = {}
+        self._ages = itertools.count()
+        self._getters: deque[asyncio.Future[None]] = deque()
+
+    def __len__(self) -> int:
+        """How many wait, those that will come back included."""
+        return len(self._waiting) + len(self._again)
+
+    @property
+    def working(self) -> int:
+        return len(self._working)
+
+    def put(self, key: Key, priority: int = 0) -> None:
+        """A second time changes nothing but, if it is higher, the priority; the age is that of the first."""
+        if key in self._working:
+            self._again[key] = max(priority, self._again.get(key, priority))
+            return
+        before = self._waiting.get(key)
+        if before is not None and before[0] <= -priority:
+            return
+        age = next(self._ages) if before is None else before[1]
+        self._waiting[key] = (-priority, age)
+        heapq.heappush(self._heap, (-priority, age, key))
+        self._rouse()
+
+    async def get(self) -> Key:
+        """Waits for one. Who gets a key calls `done` with it."""
+        while (key := self.get_nowait()) is None:
+            getter = asyncio.get_running_loop().create_future()
+            self._getters.append(getter)
+            try:
+                await getter
+            except asyncio.CancelledError:
+                if getter in self._getters:
+                    self._getters.remove(getter)
+                elif self._waiting:
+                    self._rouse()  # we were roused for a key that somebody else must take now
+                raise
+        return key
+
+    def get_nowait(self) -> Key | None:
+        while self._heap:
+            priority, age, key = heapq.heappop(self._heap)
+            if self._waiting.get(key) == (priority, age):
+                del self._waiting[key]
+                self._working.add(key)
+                return key
+        return None
+
+    def done(self, key: Key) -> None:
+        self._working.remove(key)
+        priority = self._again.pop(key, None)
+        if priority is not None:
+            self.put(key, priority)
+
+    def _rouse(self) -> None:
+        while self._getters:
+            getter = self._getters.popleft()
+            if not getter.done():
+                getter.set_result(None)
+                return

@@ -1,0 +1,292 @@
+"""The loop over a small made-up kind, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+from tests.integration.orchestrator.made_up import QUICK, MadeUpKind, Snapshot, World, make_runs, read
+
+from dstack.core.runs import RunStatus
+from dstack.server import clock
+from dstack.server.db.engine import Database, wake
+from dstack.server.db.tables import EventRow, RunRow
+from dstack.server.orchestrator.decision import Decision, Key, Kind, TerminalEffectError
+from dstack.server.orchestrator.engine import Engine
+from dstack.server.orchestrator.leases import Busy
+from dstack.server.wakeups import Wakeups
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def kind() -> MadeUpKind:
+    return MadeUpKind()
+
+
+@pytest.fixture
+async def engine(database: Database, kind: MadeUpKind, world: World) -> AsyncIterator[Engine]:
+    """Not started."""
+    engine = Engine(database, [kind], world, pace=QUICK)
+    yield engine
+    await engine.stop()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async def wait() -> None:
+        while not await condition():  # noqa: ASYNC110 - what is waited for is in the database
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(wait(), 30)
+
+
+async def until_status(database: Database, keys: list[Key], status: str) -> None:
+    async def all_there() -> bool:
+        async with database.session() as session:
+            query = select(func.count()).select_from(RunRow)
+            count = await session.scalar(
+                query.where(RunRow.status == status, RunRow.id.in_([key.id for key in keys]))
+            )
+        return count == len(keys)
+
+    await until(all_there)
+
+
+async def test_a_pass_records_performs_and_writes_what_it_saw(
+    database: Database, engine: Engine, world: World
+) -> None:
+    [key] = await make_runs(database)
+    outcome = await engine.process(key)
+    row = await read(database, key)
+    assert (row.status, row.resubmission_attempt, row.lease_token) == ("running", 1, None)
+    assert outcome.facts["resubmission_attempt"] == 1
+    assert (await engine.process(key)).decision == Decision(RunStatus.DONE, message="it worked")
+    async with database.session() as session:
+        messages = list(await session.scalars(select(EventRow.message).order_by(EventRow.recorded_at)))
+    assert messages == ["Run became running", "Run became done"]
+    assert world.counts[key.id] == 1
+
+
+async def test_a_pass_that_changes_nothing_writes_nothing(database: Database, engine: Engine) -> None:
+    [key] = await make_runs(database, status="done")
+    before = (await read(database, key)).version
+    await engine.process(key)
+    assert (await read(database, key)).version == before
+
+
+async def test_a_key_without_a_row_is_nothing(engine: Engine) -> None:
+    outcome = await engine.process(Key(Kind.RUN, uuid.uuid4()))
+    assert (outcome.decision, outcome.error) == (None, None)
+
+
+async def test_started_it_does_what_is_unfinished_to_the_end(
+    database: Database, engine: Engine, world: World
+) -> None:
+    keys = await make_runs(database, 50)
+    await engine.start()
+    await until_status(database, keys, "done")
+    assert set(world.counts.values()) == {1}
+
+
+async def test_a_write_wakes_after_its_commit(database: Database, engine: Engine) -> None:
+    await engine.start()
+    keys = await make_runs(database, 3)
+    async with database.transaction() as session:
+        wake(session, *(f"run:{key.id}" for key in keys), "run:nonsense", "routes")
+    await until_status(database, keys, "done")
+
+
+async def test_a_failed_effect_is_tried_again_with_back_off_and_counted(
+    database: Database, engine: Engine, world: World
+) -> None:
+    failures = 3
+    seen: list[tuple[int, str | None]] = []
+
+    async def fail(key: Key) -> None:
+        row = await read(database, key)
+        seen.append((row.attempts, row.last_error))
+        if len(seen) <= failures:
+            raise ConnectionError("no answer")
+
+    world.act = fail
+    [key] = await make_runs(database)
+    await engine.start()
+    await until_status(database, [key], "done")
+    assert seen == [(0, None), *((number, "ConnectionError: no answer") for number in (1, 2, 3))]
+    row = await read(database, key)
+    assert (row.attempts, row.last_error, row.wake_at) == (0, None, None)
+
+
+async def test_a_terminal_failure_is_a_fact_for_the_next_decision(
+    database: Database, engine: Engine, world: World
+) -> None:
+    def refuse(key: Key) -> None:
+        raise TerminalEffectError("quota", {"stop_requested": "server_error"})
+
+    world.act = refuse
+    [key] = await make_runs(database)
+    await engine.start()
+    await until_status(database, [key], "terminated")
+    assert world.counts[key.id] == 1
+    assert (await read(database, key)).attempts == 0
+
+
+async def test_an_outdated_snapshot_is_loaded_again(database: Database, engine: Engine, kind: MadeUpKind) -> None:
+    kind.stale = 2
+    [key] = await make_runs(database)
+    await engine.process(key)
+    row = await read(database, key)
+    assert (row.status, row.version) == ("running", 2)
+
+
+async def test_a_rule_that_fails_backs_off_and_stops_no_one_else(
+    database: Database, engine: Engine, kind: MadeUpKind
+) -> None:
+    bad, *good = await make_runs(database, 3)
+    well = kind.decide_with
+
+    def decide(snapshot: Snapshot, now: datetime) -> Decision[Any]:
+        if snapshot.id == bad.id:
+            raise AssertionError("a mistake")
+        return well(snapshot, now)
+
+    kind.decide_with = decide
+    await engine.start()
+    await until_status(database, good, "done")
+
+    async def has_failed_twice() -> bool:
+        return (await read(database, bad)).attempts >= 2
+
+    await until(has_failed_twice)
+    assert (await read(database, bad)).last_error == "AssertionError: a mistake"
+
+
+async def test_timers_survive_a_restart(database: Database, kind: MadeUpKind, world: World) -> None:
+    later = clock.now() + timedelta(seconds=0.5)
+    [key] = await make_runs(database, next_triggered_at=later)
+    first = Engine(database, [kind], world, pace=QUICK)
+    await first.process(key)
+    await first.stop()
+    row = await read(database, key)
+    assert (row.status, row.wake_at) == ("submitted", later)
+    second = Engine(database, [kind], world, pace=QUICK)
+    await second.start()
+    await until_status(database, [key], "done")
+    await second.stop()
+    assert clock.now() >= later
+
+
+async def test_a_wake_during_the_effect_is_not_lost(database: Database, engine: Engine, world: World) -> None:
+    [key] = await make_runs(database)
+
+    async def stop_meanwhile(_: Key) -> dict[str, Any]:
+        async with database.transaction() as session:
+            await session.execute(update(RunRow).values(stop_requested="stopped_by_user"))
+            wake(session, f"run:{key.id}")
+        await asyncio.sleep(0.05)
+        return {"next_triggered_at": None}
+
+    world.act = stop_meanwhile
+    await engine.start()
+    await until_status(database, [key], "terminated")
+
+
+async def test_stopping_lets_a_running_pass_end(database: Database, engine: Engine, world: World) -> None:
+    [key] = await make_runs(database)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def linger(_: Key) -> None:
+        entered.set()
+        await go_on.wait()
+
+    world.act = linger
+    await engine.start()
+    await entered.wait()
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    go_on.set()
+    await stopping
+    row = await read(database, key)
+    assert (row.resubmission_attempt, row.lease_token) == (1, None)
+
+
+async def test_two_engines_share_the_work_and_do_nothing_twice(postgres_url: str, world: World) -> None:
+    one, two = await Database.open(postgres_url), await Database.open(postgres_url)
+    engines = [Engine(database, [MadeUpKind()], world, pace=QUICK) for database in (one, two)]
+    keys = await make_runs(one, 60)
+    try:
+        await asyncio.gather(*(engine.start() for engine in engines))
+        await until_status(one, keys, "done")
+    finally:
+        await asyncio.gather(*(engine.stop() for engine in engines))
+        await one.close()
+        await two.close()
+    assert set(world.counts.values()) == {1}
+
+
+async def test_a_key_that_another_replica_works_on_is_busy(postgres_url: str, world: World) -> None:
+    one, two = await Database.open(postgres_url), await Database.open(postgres_url)
+    first, second = (Engine(database, [MadeUpKind()], world, pace=QUICK) for database in (one, two))
+    [key] = await make_runs(one)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def linger(_: Key) -> None:
+        entered.set()
+        await go_on.wait()
+
+    world.act = linger
+    try:
+        working = asyncio.create_task(first.process(key))
+        await entered.wait()
+        await asyncio.sleep(QUICK.lease * 1.5)  # longer than the lease: it is renewed
+        assert isinstance((await second.process(key)).error, Busy)
+        go_on.set()
+        assert (await working).error is None
+        assert (await second.process(key)).decision == Decision(RunStatus.DONE, message="it worked")
+    finally:
+        await first.stop()
+        await second.stop()
+        await one.close()
+        await two.close()
+
+
+async def test_a_dead_replicas_key_is_taken_over_and_its_late_result_refused(
+    postgres_url: str, world: World
+) -> None:
+    """The first engine's renewing is stopped, as if its process stood still; then its effect ends late."""
+    one, two = await Database.open(postgres_url), await Database.open(postgres_url)
+    late = World()
+    first = Engine(one, [MadeUpKind()], late, pace=QUICK)
+    second = Engine(two, [MadeUpKind()], world, Wakeups(), pace=QUICK)
+    [key] = await make_runs(one)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def linger(_: Key) -> dict[str, Any]:
+        entered.set()
+        await go_on.wait()
+        return {"priority": 77}
+
+    late.act = linger
+    try:
+        working = asyncio.create_task(first.process(key))
+        await entered.wait()
+        await first._leases.stop()
+        await second.start()
+        await until_status(two, [key], "done")
+        go_on.set()
+        await working
+        row = await read(two, key)
+        assert (row.status, row.priority) == ("done", 0)
+    finally:
+        await first.stop()
+        await second.stop()
+        await one.close()
+        await two.close()
