@@ -28,7 +28,8 @@ GET    /v1/events                         ``?after=SEQ``; NDJSON, one ``Event`` 
                                           each change as it happens; a ``ping`` every 15 s of silence
 ====== ================================== ==========================================================
 
-Errors are ``{"error": text}`` with 400 (malformed), 404 (unknown), 409 (conflict), 413, 500, 507 (disk full).
+Errors are ``{"error": text}`` with 400 (malformed), 404 (unknown), 409 (conflict), 410 (log dropped), 413, 500,
+507 (disk full).
 
 Log frame: 8 bytes big-endian microseconds since the epoch, 4 bytes big-endian payload length, payload
 (raw output, at most ``MAX_FRAME_BYTES``, cut after a newline where there is one). An offset counts

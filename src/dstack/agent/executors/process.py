@@ -1,0 +1,185 @@
+"""Runs tasks as processes, each under a supervisor that outlives the agent (see `supervisor`)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+from typing import Dict, Optional, Tuple
+
+from dstack.agent import logs, processes
+from dstack.agent.executors import supervisor
+from dstack.agent.files import read_json, write_json
+from dstack.agent.protocol import (
+    DONE,
+    EXECUTOR_ERROR,
+    EXITED_WITH_ERROR,
+    MAX_DURATION_EXCEEDED,
+    PREPARING,
+    RUNNING,
+    STOPPED,
+)
+from dstack.agent.tasks import Task, Tasks
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessExecutor:
+    """`notify_path`: the datagram socket on which supervisors tell of changes."""
+
+    name = "process"
+
+    def __init__(self, tasks: Tasks, notify_path: str, log_limit_bytes: int) -> None:
+        self._tasks = tasks
+        self._notify_path = notify_path
+        self._log_limit_bytes = log_limit_bytes
+        self._children: Dict[int, Task] = {}
+
+    def ensure(self, task: Task) -> None:
+        if self._finish_if_ended(task):
+            return
+        lock = _take_lock(task)
+        if lock is None:
+            self._take_over(task)
+            return
+        try:
+            if self._finish_if_ended(task):
+                return
+            if os.path.exists(task.path("supervisor.json")):
+                self._supervisor_died(task)
+            elif task.stop:
+                self._tasks.end(task, task.stop.reason, task.stop.message)
+            else:
+                self._start(task, lock)
+        finally:
+            os.close(lock)
+
+    def _start(self, task: Task, lock: int) -> None:
+        assert task.spec
+        self._tasks.update(task, status=PREPARING)
+        pid = supervisor.fork(task.folder, task.spec, lock, self._notify_path, self._log_limit_bytes)
+        self._children[pid] = task
+
+    def _take_over(self, task: Task) -> None:
+        """The supervisor lives: it was started by an agent before this one, or is just starting."""
+        if task.stop:
+            self.stop(task)
+        self._started(task)
+
+    def _started(self, task: Task) -> None:
+        facts = read_json(task.path("job.json"))
+        if facts is None or task.state.status == RUNNING or not task.is_live:
+            return
+        self._tasks.update(
+            task,
+            status=RUNNING,
+            started_at=facts["started_at"],
+            working_dir=facts["working_dir"],
+            username=facts["username"],
+        )
+
+    def stop(self, task: Task) -> None:
+        assert task.stop
+        assert task.spec
+        grace = task.spec.stop_grace_seconds if task.stop.grace_seconds is None else task.stop.grace_seconds
+        write_json(task.path("stop.json"), {"grace_seconds": grace})
+        known = read_json(task.path("supervisor.json"))
+        if known is None:  # it has yet to look at stop.json
+            return
+        lock = _take_lock(task)
+        if lock is None:  # alive, so the number is its own
+            os.kill(int(known["pid"]), signal.SIGTERM)
+            return
+        os.close(lock)
+        self.ensure(task)
+
+    def notified(self, data: bytes) -> None:
+        """A datagram of a supervisor."""
+        kind, task_id, message = json.loads(data)
+        task = self._tasks.find(task_id)
+        if task is None or not task.is_live:
+            return
+        if kind == "log":
+            task.wake()
+        elif kind == "started":
+            self._started(task)
+        elif kind == "ended":
+            self._started(task)
+            self._finish_if_ended(task)
+        elif kind == "blocked":
+            self._tasks.update(task, message=message)
+
+    def reap(self) -> None:
+        """Collects supervisors that ended, and finds out why."""
+        for pid, task in list(self._children.items()):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del self._children[pid]
+                if task.is_live:
+                    self.ensure(task)
+
+    def check(self) -> None:
+        for task in self._tasks.live():
+            if task.spec and task.spec.executor == self.name and task.state.status != "pending":
+                self.ensure(task) if not _is_supervised(task) else self._started(task)
+
+    def _finish_if_ended(self, task: Task) -> bool:
+        """Ends the task when its supervisor has written down how it ended."""
+        record = read_json(task.path("exit.json"))
+        if record is None:
+            return False
+        reason, message = _reason(task, record["cause"], record["exit_status"], record["message"])
+        self._tasks.end(task, reason, message, record["exit_status"])
+        return True
+
+    def _supervisor_died(self, task: Task) -> None:
+        """The supervisor was killed: the kernel killed the job with it, and we kill what is left."""
+        processes.kill_with_variable(supervisor.TASK_VARIABLE, task.id)
+        logs.cut_broken_tail(task.log_folder)
+        known = read_json(task.path("supervisor.json")) or {}
+        if task.stop:
+            self._tasks.end(task, task.stop.reason, task.stop.message)
+        elif known.get("boot") != processes.boot_id():
+            self._tasks.end(task, EXECUTOR_ERROR, "the host was restarted while the job ran")
+        else:
+            self._tasks.end(task, EXECUTOR_ERROR, "the supervisor of the job was killed, and the job with it")
+
+    async def forget(self, task: Task) -> None:
+        return
+
+    def acknowledged(self, task: Task) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+def _reason(task: Task, cause: str, exit_status: Optional[int], message: str) -> Tuple[str, str]:
+    if cause == "error":
+        return EXECUTOR_ERROR, message
+    if cause == "max_duration":
+        assert task.spec
+        return MAX_DURATION_EXCEEDED, f"the job ran for {task.spec.max_duration_seconds} s, its limit"
+    if cause == "stopped":
+        return (task.stop.reason, task.stop.message) if task.stop else (STOPPED, "")
+    return (EXITED_WITH_ERROR, message) if exit_status else (DONE, message)
+
+
+def _take_lock(task: Task) -> Optional[int]:
+    """The lock of the task's supervisor, for the caller to close; None while a supervisor lives."""
+    descriptor = os.open(task.path("supervisor.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _is_supervised(task: Task) -> bool:
+    lock = _take_lock(task)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False

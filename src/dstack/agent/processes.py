@@ -1,0 +1,111 @@
+"""What Linux says about processes, and ways to end them all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from typing import Dict, Iterator, List
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def name_this_process(name: str) -> None:
+    """Sets the name that `ps -o comm` shows; at most 15 characters."""
+    _libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of descendants whose own parent ends, so that none can slip away."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent is killed; ends at once if that has happened already."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def boot_id() -> str:
+    """Changes whenever the host starts anew."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def signal_group(leader: int, number: int) -> None:
+    """Signals a process group; one that is gone is none of our concern."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)
+
+
+def _parents() -> Dict[int, int]:
+    """Parent of each process that is not a zombie."""
+    parents: Dict[int, int] = {}
+    for pid in _pids():
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rsplit(b")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fields[0] != b"Z":
+            parents[pid] = int(fields[1])
+    return parents
+
+
+def _pids() -> List[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def descendants(root: int) -> List[int]:
+    """All living processes below `root`."""
+    children: Dict[int, List[int]] = {}
+    for pid, parent in _parents().items():
+        children.setdefault(parent, []).append(pid)
+    found: List[int] = []
+    todo = list(children.get(root, ()))
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo.extend(children.get(pid, ()))
+    return found
+
+
+def kill_descendants(root: int) -> bool:
+    """Kills all processes below `root` and collects our children among them; False when none was left."""
+    found = descendants(root)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return bool(found)
+
+
+def with_variable(name: str, value: str) -> Iterator[int]:
+    """Processes that were started with this environment variable, whoever their parent is by now."""
+    wanted = f"{name}={value}".encode()
+    for pid in _pids():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                found = wanted in file.read().split(b"\0")
+        except OSError:  # ended meanwhile, or not ours to look at
+            continue
+        if found:
+            yield pid
+
+
+def kill_with_variable(name: str, value: str) -> None:
+    """Kills them, and what they start meanwhile."""
+    for _ in range(10):
+        found = list(with_variable(name, value))
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
