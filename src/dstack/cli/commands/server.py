@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 
 from dstack.cli.errors import CliError
 
@@ -33,18 +32,12 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(
             f"The server needs packages that are not installed ({error.name}): pip install 'dstack[server]'"
         ) from error
-    return int(server.run(os.environ | _overrides(args)))
-
-
-def _overrides(args: argparse.Namespace) -> dict[str, str]:
-    """The variables that the flags are short for."""
-    level = "DEBUG" if args.debug else args.log_level
-    values = {
-        "DSTACK_SERVER_HOST": args.host,
-        "DSTACK_SERVER_PORT": args.port,
-        "DSTACK_SERVER_LOG_LEVEL": level.upper() if level else None,
-        "DSTACK_UPDATE_DEFAULT_PROJECT": "1" if args.yes else None,
-        "DSTACK_DO_NOT_UPDATE_DEFAULT_PROJECT": "1" if args.no else None,
-        "DSTACK_SERVER_ADMIN_TOKEN": args.token,
-    }
-    return {name: str(value) for name, value in values.items() if value is not None}
+    return int(
+        server.run(
+            host=args.host,
+            port=args.port,
+            log_level="DEBUG" if args.debug else args.log_level,
+            token=args.token,
+            update_default_project=True if args.yes else False if args.no else None,
+        )
+    )
