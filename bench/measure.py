@@ -66,17 +66,19 @@ def median_seconds(action: Callable[[], object], times: int = 7) -> float:
     return statistics.median(seconds_of(action) for _ in range(times))
 
 
-def dstack(folder: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, with the home that `running_server` has under `folder`."""
-    return subprocess.run(
+def dstack(folder: Path, *arguments: str) -> str:
+    """Output of the command, with the home that `running_server` has under `folder`."""
+    ended = subprocess.run(
         [sys.executable, "-m", "dstack", *arguments],
         env=clean_environment(folder / "home"),
-        cwd=cwd,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=True,
         stdin=subprocess.DEVNULL,
     )
+    if ended.returncode != 0:
+        raise RuntimeError(f"dstack {' '.join(arguments)} exited with {ended.returncode}: {ended.stdout}")
+    return ended.stdout
 
 
 def process_of(server: ServerProcess) -> psutil.Process:

@@ -45,7 +45,9 @@ def main() -> int:
                 results += known[name](Path(folder))
         except Exception as error:  # noqa: BLE001 (one broken benchmark must not hide the others' figures)
             traceback.print_exc()
-            results.append(Result(name, "", f"failed: {str(error).strip().splitlines()[-1:]}"))
+            results.append(
+                Result(name, "", f"failed: {(str(error).strip().splitlines() or [type(error).__name__])[-1]}")
+            )
             failed = True
     print_table(results)
     return 1 if failed else 0
