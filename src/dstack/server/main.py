@@ -22,12 +22,15 @@ from fastapi import FastAPI
 import dstack
 from dstack.core.errors import DstackError
 from dstack.core.server_config import ServerConfig
+from dstack.proxy.deps import ProxyDependencies
+from dstack.proxy.protocol import make_http_protocol
 from dstack.server import config, first_start
 from dstack.server import settings as settings_module
 from dstack.server.access import DefaultPermissions
 from dstack.server.app import running
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
+from dstack.server.proxy.deps import server_dependencies
 from dstack.server.settings import Settings
 
 logger = logging.getLogger("dstack.server")
@@ -110,7 +113,13 @@ async def serve(settings: Settings) -> None:
             async with running(settings, database, encryption, permissions) as app:
                 context = app.state.context
                 lines = [key_message, *messages] if key_message else messages
-                await _Server(_uvicorn(settings, app), lines, context.stopping).serve(sockets=[listener])
+                proxy = server_dependencies(database, context.access)
+                try:
+                    await _Server(_uvicorn(settings, app, proxy), lines, context.stopping).serve(
+                        sockets=[listener]
+                    )
+                finally:
+                    proxy.pool.close()
         finally:
             await database.close()
 
@@ -161,10 +170,10 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _uvicorn(settings: Settings, app: FastAPI) -> uvicorn.Config:
+def _uvicorn(settings: Settings, app: FastAPI, proxy: ProxyDependencies) -> uvicorn.Config:
     return uvicorn.Config(
         cast(Any, app),
-        http="httptools",
+        http=make_http_protocol(proxy),
         ws="none",
         loop="none",
         lifespan="off",

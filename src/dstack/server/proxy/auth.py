@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from dstack.server.access import Access
 from dstack.server.wakeups import Wakeups
 
 MAX_CACHED_PERMISSIONS = 10_000
@@ -14,6 +15,15 @@ EMPTIED_BY = frozenset(("tokens", "members"))
 
 MayUse = Callable[[str, str], Awaitable[bool]]
 """Whether the owner of a token (first) may use the services of a project (second)."""
+
+
+def members_only(access: Access) -> MayUse:
+    async def may_use(token: str, project_name: str) -> bool:
+        caller = await access.authenticate(token)
+        project = await access.find_project(project_name)
+        return caller is not None and project is not None and caller.role_in(project) is not None
+
+    return may_use
 
 
 class ServerProxyAuth:
