@@ -19,7 +19,7 @@ RECONCILED_ROWS = {"RunRow", "JobRow", "InstanceRow", "FleetRow"}
 def only_the_engine_writes_a_status(tree: ast.Module, module: str) -> Iterator[Finding]:
     """Assignments to `<row>.status`, and `update(...).values(status=…)`, in the server outside of the engine."""
     in_scope = module.startswith("dstack.server.") and not module.startswith(
-        ("dstack.server.orchestrator.engine", "dstack.server.orchestrator.recording", "dstack.server.proxy")
+        ("dstack.server.orchestrator.engine", "dstack.server.orchestrator.passes")
     )
     if not in_scope or not RECONCILED_ROWS & _imported_names(tree):
         return
