@@ -31,6 +31,7 @@ REASONS = {
     413: "Content Too Large",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    503: "Service Unavailable",
     507: "Insufficient Storage",
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -38,11 +39,12 @@ _log = logging.getLogger(__name__)
 
 
 class HttpError(Exception):
-    """Becomes an answer with this status and text."""
+    """Becomes an answer with this status and text, and a `code` for machines where there is one."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
 
 
 @dataclasses.dataclass
@@ -234,7 +236,8 @@ class HttpServer:
             request = _request(head, reader)
             response = await self._handler(request)
         except HttpError as error:
-            response = json_response({"error": str(error)}, error.status)
+            told = {"error": str(error), "code": error.code} if error.code else {"error": str(error)}
+            response = json_response(told, error.status)
         except OSError as error:
             if isinstance(error, ConnectionError):
                 raise

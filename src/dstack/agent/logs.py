@@ -42,6 +42,10 @@ def list_segments(folder: str) -> List[Tuple[int, str]]:
     return [(int(name[: -len(_SUFFIX)]), os.path.join(folder, name)) for name in starts]
 
 
+def _segment(folder: str, start: int) -> str:
+    return os.path.join(folder, f"{start:020d}{_SUFFIX}")
+
+
 def bounds(folder: str) -> Tuple[int, int]:
     """(start, end) of what is on disk; both are the acknowledged offset when nothing is.
 
@@ -125,7 +129,7 @@ class LogWriter:
         self._descriptor = self._open()
 
     def _open(self) -> int:
-        path = os.path.join(self._folder, f"{self._start:020d}{_SUFFIX}")
+        path = _segment(self._folder, self._start)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def append(self, timestamp_us: int, payload: bytes) -> None:
@@ -203,7 +207,7 @@ class LogReader:
         return False
 
     def _has_next(self) -> bool:
-        return any(start == self.offset != self._segment_start for start, _ in list_segments(self._folder)[-2:])
+        return self.offset != self._segment_start and os.path.exists(_segment(self._folder, self.offset))
 
     def close(self) -> None:
         """Frees the open segment; a later `read` opens it again."""

@@ -59,7 +59,7 @@ class Agent:
         if parts[:1] != ["v1"] or len(parts) < 2:
             raise HttpError(404, f"no such path: {request.path}")
         if parts[1] == "tasks" and len(parts) > 2:
-            return await self._handle_task(request, _checked_name(parts[2]), parts[3:])
+            return await self._handle_task(request, checked_name(parts[2]), parts[3:])
         calls = {"info": self._info, "tasks": self._list, "events": self._events}
         if len(parts) != 2 or parts[1] not in calls:
             raise HttpError(404, f"no such path: {request.path}")
@@ -82,7 +82,7 @@ class Agent:
         if call == ("POST", "logs/acknowledge"):
             return self._acknowledge(task_id, await request.json())
         if request.method == "PUT" and len(rest) == 2 and rest[0] == "files":
-            return await self._put_file(task_id, _checked_name(rest[1]), request)
+            return await self._put_file(task_id, checked_name(rest[1]), request)
         raise HttpError(404, f"no such call: {request.method} {request.path}")
 
     def _find(self, task_id: str) -> Task:
@@ -271,7 +271,8 @@ def _number(request: Request, name: str) -> int:
     return int(text)
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """A name that may be part of a path. Raises HttpError 400."""
     if not _NAME.fullmatch(name):
         raise HttpError(400, f"{name!r} is not a valid name: letters, digits, `-`, `_` and `.`")
     return name
