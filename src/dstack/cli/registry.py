@@ -18,9 +18,14 @@ class Command:
 
 
 COMMANDS = (
+    Command("apply", "dstack.cli.commands.apply", "Apply a configuration"),
     Command("completion", "dstack.cli.commands.completion", "Print a shell completion script", has_project=False),
+    Command("delete", "dstack.cli.commands.delete", "Delete what a configuration made", aliases=("destroy",)),
     Command("event", "dstack.cli.commands.event", "Show what happened"),
     Command("fleet", "dstack.cli.commands.fleet", "Show and delete fleets"),
+    Command("init", "dstack.cli.commands.init", "Make a Git repository known to the project"),
+    Command("logs", "dstack.cli.commands.logs", "Show the logs of a run"),
+    Command("offer", "dstack.cli.commands.offer", "Show what compute is on offer"),
     Command("project", "dstack.cli.commands.project", "Manage the projects on file", has_project=False),
     Command("ps", "dstack.cli.commands.ps", "Show runs"),
     Command("run", "dstack.cli.commands.run", "Show a run as JSON"),

@@ -92,7 +92,7 @@ def format_range(value: Document | None, unit: str = "") -> str:
 def format_requirements(resources: Document) -> str:
     """What a run needs: `cpu=2.. mem=8GB.. disk=100GB.. gpu=A100:80GB:1`."""
     cpu = resources["cpu"]
-    arch = f"{cpu['arch']}:" if cpu.get("arch") else ""
+    arch = "arm:" if cpu.get("arch") == "arm" else ""
     words = [f"cpu={arch}{format_range(cpu['count'])}", f"mem={format_range(resources['memory'], 'GB')}"]
     if resources.get("disk"):
         words.append(f"disk={format_range(resources['disk']['size'], 'GB')}")
