@@ -12,9 +12,11 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dstack import COMPATIBILITY_LEVEL
+from dstack.backends.registry import BackendContext
 from dstack.server.access import Access, DefaultPermissions, FailedAttempts
 from dstack.server.api import errors, event_lists, files, projects, repos, secrets, server_info, users
 from dstack.server.api.versions import VersionCheck
+from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
 from dstack.server.operations.context import Context
@@ -42,6 +44,7 @@ async def running(
     """The application, answering and working until the block ends."""
     access = Access(database)
     logs = FileLogStore(settings.logs_dir)
+    backends = ConfiguredBackends(database, encryption, BackendContext(settings.hosts_dir))
     context = Context(
         settings=settings,
         database=database,
@@ -49,6 +52,7 @@ async def running(
         access=access,
         logs=logs,
         own_users=OwnUsers(database.wakeups),
+        backends=backends,
         permissions=permissions,
     )
     try:
@@ -56,6 +60,7 @@ async def running(
     finally:
         context.stopping.set()
         access.close()
+        backends.close()
         await logs.close()
 
 

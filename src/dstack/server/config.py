@@ -160,7 +160,7 @@ async def _set_backends(
     for type_, row in present.items():
         if type_ not in named and type_ not in OWN_BACKENDS:
             await session.delete(row)
-    wake(session, f"placement:{project.id}")
+    wake(session, "backends", f"placement:{project.id}")
 
 
 def put_backend(

@@ -67,6 +67,11 @@ class Settings:
         """Holds a folder for each project."""
         return self.server_dir / "projects"
 
+    @property
+    def hosts_dir(self) -> Path:
+        """What backends keep on this machine: the folder of the local agent."""
+        return self.server_dir / "hosts"
+
 
 def _text(default: str | None) -> Callable[[str | None], str | None]:
     return lambda value: value or default

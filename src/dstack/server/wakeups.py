@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 Listener = Callable[[str], None]
 
-RESET_TOPICS = ("routes", "tokens", "members", "missed")
+RESET_TOPICS = ("routes", "tokens", "members", "backends", "missed")
 """Delivered after a gap in which wake-ups of other replicas may have been missed: empties every cache, and
 ``missed`` asks the orchestrator for a sweep at once."""
 
@@ -19,7 +19,8 @@ class Wakeups:
     """A fan-out of names. `publish` never blocks and never fails; listeners are called in order of arrival.
 
     Topics: ``"<kind>:<uuid>"`` wakes the orchestrator; ``"changed:run:<project id>:<run id>"`` tells the
-    event streams; ``"routes"``, ``"tokens"`` and ``"members"`` empty the proxy's and the access caches.
+    event streams; ``"routes"``, ``"tokens"``, ``"members"`` and ``"backends"`` empty the caches of the
+    proxy, of access and of the configured backends.
     """
 
     def __init__(self) -> None:

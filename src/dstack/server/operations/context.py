@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dstack.core.projects import ProjectRole
 from dstack.server.access import Access, Caller, DefaultPermissions, ProjectAccess
+from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
 from dstack.server.operations.own_users import OwnUsers
@@ -24,6 +25,7 @@ class Context:
     access: Access
     logs: LogStore
     own_users: OwnUsers
+    backends: ConfiguredBackends
     permissions: DefaultPermissions = field(default_factory=DefaultPermissions)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is asked to end; answers that stream end themselves then."""

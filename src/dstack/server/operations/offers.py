@@ -1,0 +1,262 @@
+"""Where a run or a fleet could get its instances: what the fleets have already, then what they may create."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy.engine import RowMapping
+
+from dstack.backends.base import Backend
+from dstack.core.backends import BackendType
+from dstack.core.configurations.fleet import FleetNodesSpec, InstanceGroupPlacement
+from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
+from dstack.core.configurations.references import (
+    EntityReference,
+    FleetInstanceSelector,
+    InstanceHostnameSelector,
+    InstanceSelector,
+)
+from dstack.core.errors import BackendError
+from dstack.core.fleets import FleetSpec, FleetStatus
+from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
+from dstack.core.job_specs import merge_profile
+from dstack.core.jobs import JobPlan, JobSpec
+from dstack.core.runs import RunSpec
+from dstack.server.configured_backends import ConfiguredBackends
+from dstack.server.db.engine import Database
+from dstack.server.db.queries import fleets as queries
+from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet
+from dstack.server.planning.offers import (
+    PART,
+    BackendOffer,
+    ExistingInstance,
+    View,
+    creatable,
+    distinct,
+    reusable,
+)
+
+logger = logging.getLogger(__name__)
+
+SHOWN_OFFERS = 50
+"""How many a plan lists unless it is asked for another number."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A fleet of the project, as far as planning goes."""
+
+    name: str
+    project_name: str
+    spec: FleetSpec
+    instances: Sequence[RowMapping] = field(default_factory=list)
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.spec.configuration.placement is InstanceGroupPlacement.CLUSTER
+
+    @property
+    def may_create(self) -> bool:
+        """Hosts of an SSH fleet are given; a cloud fleet is full once it has `nodes.max` instances."""
+        nodes = self.spec.configuration.nodes or FleetNodesSpec(min=0, target=0)
+        has_room = nodes.max is None or len(self.instances) < nodes.max
+        return self.spec.configuration.ssh_config is None and has_room
+
+
+@dataclass(frozen=True)
+class Market:
+    """All there is to choose from."""
+
+    fleets: Sequence[Fleet]
+    offers: Sequence[BackendOffer]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is looked for. `ignore_fleets`: just show what the backends have, whatever the fleets allow."""
+
+    requirements: Requirements
+    profile: ProfileParams
+    view: View = PART
+    ignore_fleets: bool = False
+
+
+def wish_of(run_spec: RunSpec, job_spec: JobSpec, *, view: View = PART, for_offers_only: bool = False) -> Wish:
+    """`for_offers_only`: fleets matter only where the run names some."""
+    configuration = merge_profile(run_spec)
+    return Wish(
+        job_spec.requirements,
+        configuration,
+        view,
+        ignore_fleets=for_offers_only and configuration.fleets is None,
+    )
+
+
+async def load_market(database: Database, backends: ConfiguredBackends, project_id: UUID) -> Market:
+    """The project's fleets and what its backends offer now. A backend that fails is told in the log."""
+    fleets, offers = await asyncio.gather(
+        _load_fleets(database, project_id), list_offers(await backends.list_of_project(project_id))
+    )
+    return Market(fleets, offers)
+
+
+async def list_offers(backends: Iterable[Backend]) -> list[BackendOffer]:
+    """Of all these backends, asked at the same time."""
+    found = await asyncio.gather(*(_list_offers(backend) for backend in backends))
+    return [offer for offers in found for offer in offers]
+
+
+async def _list_offers(backend: Backend) -> list[BackendOffer]:
+    try:
+        offers = await backend.list_offers(None)
+    except BackendError as error:
+        logger.warning("Backend %s does not list its offers: %s", backend.type, error)
+        return []
+    return [BackendOffer(backend.type, offer) for offer in offers]
+
+
+async def _load_fleets(database: Database, project_id: UUID) -> list[Fleet]:
+    async with database.session() as session:
+        rows = await queries.list_of_projects(session, [project_id], only_active=True)
+        rows = [row for row in rows if row["status"] == FleetStatus.ACTIVE.value]
+        instances: dict[UUID, list[RowMapping]] = {row["id"]: [] for row in rows}
+        for instance in await queries.list_instances(session, list(instances)):
+            if instance["status"] != InstanceStatus.TERMINATED.value:
+                instances[instance["fleet_id"]].append(instance)
+    return [
+        Fleet(
+            row["name"],
+            row["project_name"],
+            FleetSpec.model_validate_json(row["spec"], extra="ignore"),
+            instances[row["id"]],
+        )
+        for row in rows
+    ]
+
+
+def job_offers(market: Market, wish: Wish) -> list[InstanceOfferWithAvailability]:
+    """Existing instances first, idle ones before busy ones; then what may be created; each by price."""
+    existing: list[tuple[bool, float, InstanceOfferWithAvailability]] = []
+    new: list[BackendOffer] = []
+    for fleet in _candidates(market.fleets, wish):
+        combined = combine(fleet.spec, wish.requirements, wish.profile)
+        if isinstance(combined, NotUsable):
+            continue
+        instances = [_existing(row) for row in _targeted(fleet, wish.profile.instances) if row["offer"]]
+        for found in reusable(instances, combined.requirements, combined.limits, view=wish.view):
+            existing.append((not found.offer.availability.is_available(), found.offer.price, found.offer))
+        if _may_create(fleet, wish):
+            blocks = fleet.spec.configuration.blocks
+            new += creatable(
+                _possible(market.offers, combined.requirements),
+                combined.requirements,
+                combined.limits,
+                blocks=blocks,
+                view=wish.view,
+            )
+    if wish.ignore_fleets and wish.profile.creation_policy is not CreationPolicy.REUSE:
+        asked = alone(wish.requirements, wish.profile)
+        new = creatable(_possible(market.offers, asked.requirements), asked.requirements, asked.limits)
+    existing.sort(key=lambda found: found[:2])
+    created = sorted(distinct(new), key=lambda found: found.offer.price)
+    return [offer for *_, offer in existing] + [found.offer for found in created]
+
+
+def fleet_offers(market: Market, spec: FleetSpec) -> list[InstanceOfferWithAvailability]:
+    """What a fleet could be made of, cheapest first."""
+    if spec.configuration.ssh_config is not None:
+        return []
+    wanted = of_fleet(spec)
+    found = creatable(
+        _possible(market.offers, wanted.requirements),
+        wanted.requirements,
+        wanted.limits,
+        blocks=spec.configuration.blocks,
+    )
+    return [offer.offer for offer in found]
+
+
+def _possible(offers: Iterable[BackendOffer], requirements: Requirements) -> list[BackendOffer]:
+    """Machines that are ours to begin with are not reserved anywhere."""
+    return [
+        found
+        for found in offers
+        if requirements.reservation is None or found.offer.backend is not BackendType.REMOTE
+    ]
+
+
+def _candidates(fleets: Iterable[Fleet], wish: Wish) -> list[Fleet]:
+    return [
+        fleet
+        for fleet in fleets
+        if _is_named(fleet, wish.profile.fleets) and (fleet.is_cluster or not wish.requirements.multinode)
+    ]
+
+
+def _is_named(fleet: Fleet, references: list[EntityReference] | None) -> bool:
+    return references is None or any(_refers(reference, fleet) for reference in references)
+
+
+def _refers(reference: EntityReference, fleet: Fleet) -> bool:
+    return reference.name == fleet.name and reference.project in (None, fleet.project_name)
+
+
+def _may_create(fleet: Fleet, wish: Wish) -> bool:
+    is_open = wish.profile.creation_policy is not CreationPolicy.REUSE and wish.profile.instances is None
+    return is_open and not wish.ignore_fleets and fleet.may_create
+
+
+def _targeted(fleet: Fleet, selectors: list[InstanceSelector] | None) -> list[RowMapping]:
+    """The run may name the instances that it wants."""
+    return [
+        row
+        for row in fleet.instances
+        if selectors is None or any(_selects(selector, fleet, row) for selector in selectors)
+    ]
+
+
+def _selects(selector: InstanceSelector, fleet: Fleet, row: RowMapping) -> bool:
+    if isinstance(selector, FleetInstanceSelector):
+        return _refers(selector.fleet, fleet) and row["instance_num"] == selector.instance
+    if isinstance(selector, InstanceHostnameSelector):
+        return bool(row["address"]) and json.loads(row["address"])["hostname"] == selector.hostname
+    return bool(row["name"] == selector.name)
+
+
+def _existing(row: RowMapping) -> ExistingInstance:
+    return ExistingInstance(
+        id=row["id"],
+        backend=row["backend"] or "",
+        status=InstanceStatus(row["status"]),
+        offer=InstanceOfferWithAvailability.model_validate_json(row["offer"], extra="ignore"),
+        total_blocks=row["total_blocks"] or 1,
+        busy_blocks=row["busy_blocks"],
+        unreachable=row["unreachable_since"] is not None,
+    )
+
+
+def job_plan(
+    job_spec: JobSpec,
+    offers: list[InstanceOfferWithAvailability],
+    *,
+    max_offers: int | None = None,
+    reverse: bool = False,
+) -> JobPlan:
+    """The first `max_offers`, counted and priced over all. `reverse`: the dearest first."""
+    ordered = offers[::-1] if reverse else offers
+    return JobPlan(
+        job_spec=job_spec,
+        offers=ordered[: max_offers or SHOWN_OFFERS],
+        total_offers=len(offers),
+        max_price=highest_price(offers),
+    )
+
+
+def highest_price(offers: Iterable[InstanceOfferWithAvailability]) -> float | None:
+    """In dollars per hour; None without offers."""
+    return max((offer.price for offer in offers), default=None)
