@@ -1,0 +1,170 @@
+"""What is done about an instance: an offer is chosen, the backend makes or ends it. All idempotent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from dstack.backends.base import InstanceRequest
+from dstack.core.canonical import dump_json
+from dstack.core.errors import BackendError, BackendNotAvailable
+from dstack.core.instances import (
+    InstanceOfferWithAvailability,
+    InstanceStatus,
+    InstanceTerminationReason,
+    Requirements,
+)
+from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, ProjectRow
+from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
+from dstack.server.orchestrator.instances.rules import ChooseOffer, EnsureInstance, EnsureTerminated
+from dstack.server.orchestrator.world import World
+from dstack.server.planning.matching import block_count, whole_mismatch, without_defaults
+
+LOCAL_SLOTS_PER_CPU = 4
+MIN_LOCAL_SLOTS = 16
+"""The server's own machine is shared by so many jobs at least (ADR 0005)."""
+
+
+async def choose_offer(effect: ChooseOffer, world: World, key: Key) -> Facts:
+    """The cheapest that does, of all backends that the fleet allows for."""
+    row, fleet, types, has_local = await _wanted(world, key)
+    needed = Requirements.model_validate_json(row.requirements, extra="ignore") if row.requirements else None
+    found: list[tuple[str, InstanceOfferWithAvailability]] = []
+    refusals: list[str] = []
+    for type_name in types:
+        if type_name == "local" and has_local:
+            continue
+        try:
+            backend = await world.backends.get(row.project_id, type_name)
+            offers = await backend.list_offers(needed)
+        except (BackendError, BackendNotAvailable) as error:
+            if getattr(error, "retryable", False):
+                raise
+            refusals.append(f"{type_name}: {error}")
+            continue
+        for offer in offers:
+            why_not = _why_not(offer, type_name, needed, fleet, json.loads(row.profile or "{}"))
+            if why_not is None:
+                found.append((type_name, offer))
+            else:
+                refusals.append(f"{offer.instance.name} {why_not}")
+    if not found:
+        raise _no_offers("; ".join(dict.fromkeys(refusals)) or "no backend has an offer")
+    type_name, offer = min(found, key=lambda one: one[1].price)
+    return _granted(row, type_name, offer, fleet)
+
+
+def _granted(
+    row: InstanceRow, type_name: str, offer: InstanceOfferWithAvailability, fleet: Mapping[str, Any]
+) -> Facts:
+    resources = offer.instance.resources
+    if type_name == "local":
+        total = max(MIN_LOCAL_SLOTS, LOCAL_SLOTS_PER_CPU * resources.cpus)
+    else:
+        total = max(block_count(fleet.get("blocks", 1), resources), row.total_blocks or 1)
+    return {
+        "offer": dump_json(offer.model_copy(update={"total_blocks": total})),
+        "backend": type_name,
+        "region": offer.region,
+        "price": offer.price,
+        "total_blocks": total,
+    }
+
+
+def _why_not(
+    offer: InstanceOfferWithAvailability,
+    type_name: str,
+    needed: Requirements | None,
+    fleet: Mapping[str, Any],
+    limits: Mapping[str, Any],
+) -> str | None:
+    if not offer.availability.is_available():
+        return f"is {offer.availability.value.replace('_', ' ')}"
+    for allowed in (fleet, limits):
+        regions, names = allowed.get("regions"), allowed.get("instance_types")
+        if regions is not None and offer.region.lower() not in {one.lower() for one in regions}:
+            return f"is in {offer.region}, not in {', '.join(regions)}"
+        if names is not None and offer.instance.name.lower() not in {one.lower() for one in names}:
+            return "is not among the instance types asked for"
+    if needed is None:
+        return None
+    return whole_mismatch(without_defaults(needed) if type_name == "local" else needed, offer)
+
+
+def _no_offers(why: str) -> TerminalEffectError:
+    message = f"No capacity: {why}"
+    reason = InstanceTerminationReason.NO_OFFERS.value
+    return TerminalEffectError(message, {"terminate_requested": reason, "termination_reason_message": message})
+
+
+async def ensure_instance(effect: EnsureInstance, world: World, key: Key) -> Facts:
+    """Its name and offer are on record, so a call whose answer was lost is simply made again."""
+    async with world.database.session() as session:
+        query = select(InstanceRow, ProjectRow.name).join(ProjectRow, ProjectRow.id == InstanceRow.project_id)
+        row, project_name = (await session.execute(query.where(InstanceRow.id == key.id))).one()
+    if row.backend is None or row.offer is None:
+        raise TerminalEffectError(f"instance {row.name} has no offer yet")
+    backend = await world.backends.get(row.project_id, row.backend)
+    offer = InstanceOfferWithAvailability.model_validate_json(row.offer, extra="ignore")
+    request = InstanceRequest(name=backend_name(row.name, row.id), project_name=project_name, offer=offer)
+    try:
+        address = await backend.ensure_instance(request)
+    except BackendError as error:
+        if error.retryable:
+            raise
+        raise _no_offers(str(error)) from error
+    return {} if address is None else {"address": json.dumps(asdict(address), sort_keys=True)}
+
+
+async def ensure_terminated(effect: EnsureTerminated, world: World, key: Key) -> Facts:
+    """True of the world once the backend says so."""
+    async with world.database.session() as session:
+        row = (await session.execute(select(InstanceRow).where(InstanceRow.id == key.id))).scalar_one()
+    try:
+        backend = await world.backends.get(row.project_id, row.backend or "")
+    except BackendNotAvailable:
+        return {"finished_at": world.clock()}
+    is_gone = await backend.ensure_terminated(backend_name(row.name, row.id))
+    return {"finished_at": world.clock()} if is_gone else {}
+
+
+def backend_name(name: str, id: UUID) -> str:
+    """Unique in a backend that several projects or servers share, and never used twice."""
+    return f"{name}-{id.hex[:8]}"
+
+
+async def _wanted(world: World, key: Key) -> tuple[InstanceRow, Mapping[str, Any], list[str], bool]:
+    """The row, its fleet's configuration, the backends that may be asked, and whether this machine is taken."""
+    async with world.database.session() as session:
+        query = select(InstanceRow, FleetRow.spec).outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
+        row, fleet_spec = (await session.execute(query.where(InstanceRow.id == key.id))).one()
+        names = select(BackendRow.type).where(BackendRow.project_id == row.project_id)
+        types = list(await session.scalars(names.order_by(BackendRow.type)))
+        local = select(InstanceRow.id).where(
+            InstanceRow.project_id == row.project_id,
+            InstanceRow.backend == "local",
+            InstanceRow.fleet_id == row.fleet_id,
+            InstanceRow.status != InstanceStatus.TERMINATED.value,
+            InstanceRow.id != row.id,
+        )
+        has_local = (await session.execute(local)).first() is not None
+    fleet = json.loads(fleet_spec)["configuration"] if fleet_spec else {}
+    allowed = fleet.get("backends")
+    return row, fleet, [name for name in types if allowed is None or wire_type(name) in allowed], has_local
+
+
+def wire_type(type_name: str) -> str:
+    """The value of a backend on the wire."""
+    return "remote" if type_name in ("local", "fake", "ssh") else type_name
+
+
+HANDLERS: Mapping[type[Effect], EffectHandler] = {
+    ChooseOffer: choose_offer,
+    EnsureInstance: ensure_instance,
+    EnsureTerminated: ensure_terminated,
+}

@@ -1,0 +1,118 @@
+"""What is known of an instance, and what is recorded beside a change of its status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dstack.core.events import EventTargetType
+from dstack.core.instances import InstanceStatus, InstanceTerminationReason
+from dstack.core.jobs import JobStatus
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow
+from dstack.server.orchestrator import told
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
+from dstack.server.orchestrator.instances import effects, rules
+from dstack.server.orchestrator.instances.rules import InstanceSnapshot
+
+FINISHED_JOBS = tuple(status.value for status in JobStatus if status.is_finished())
+
+
+class InstanceKind:
+    """See `decision.ResourceKind`."""
+
+    kind = Kind.INSTANCE
+    effects: Mapping[type[Effect], EffectHandler] = effects.HANDLERS
+
+    async def load(self, session: AsyncSession, id: UUID) -> InstanceSnapshot | None:
+        """Three queries."""
+        query = select(InstanceRow, FleetRow.spec).outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
+        found = (await session.execute(query.where(InstanceRow.id == id))).first()
+        if found is None:
+            return None
+        row, fleet_spec = found
+        unfinished = (JobRow.instance_id == id, JobRow.status.not_in(FINISHED_JOBS))
+        jobs = tuple(await session.scalars(select(JobRow.id).where(*unfinished)))
+        return _snapshot(row, jobs, may_shrink=await _may_shrink(session, row, fleet_spec))
+
+    def decide(self, snapshot: InstanceSnapshot, now: datetime) -> Decision[InstanceStatus]:
+        return rules.decide(snapshot, now)
+
+    async def record(
+        self, session: AsyncSession, snapshot: InstanceSnapshot, decision: Decision[Any], now: datetime
+    ) -> None:
+        """This row and one event."""
+        status = decision.status
+        if status is snapshot.status:
+            return
+        values: dict[str, Any] = {}
+        if status is InstanceStatus.TERMINATING:
+            values = {
+                "termination_reason": decision.reason.value,
+                "termination_reason_message": decision.message,
+                "provisioning_deadline": None,
+            }
+        if status is InstanceStatus.TERMINATED:
+            values = {"finished_at": now, "deleted": True, "watcher": None, "watcher_until": None}
+        if status in (InstanceStatus.IDLE, InstanceStatus.BUSY) and snapshot.provisioning_deadline is not None:
+            values = {"started_at": now, "provisioning_deadline": None}
+        if values:
+            await session.execute(update(InstanceRow).where(InstanceRow.id == snapshot.id).values(**values))
+        reason = decision.reason.value if decision.reason is not None else None
+        text = told.change(
+            "Instance", snapshot.status.value, status.value, reason=reason, message=decision.message
+        )
+        target = told.target(EventTargetType.INSTANCE, snapshot.id, snapshot.name, snapshot.project_id)
+        await told.record(session, text, target)
+
+    def priority(self, snapshot: InstanceSnapshot) -> int:
+        return 0
+
+
+def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> InstanceSnapshot:
+    requested = row.terminate_requested
+    idle = row.idle_duration
+    return InstanceSnapshot(
+        id=row.id,
+        project_id=row.project_id,
+        name=row.name,
+        status=InstanceStatus(row.status),
+        created_at=row.created_at,
+        fleet_id=row.fleet_id,
+        is_local=row.backend == "local",
+        has_offer=row.offer is not None,
+        has_address=row.address is not None,
+        has_agent=row.agent_info is not None,
+        busy_blocks=row.busy_blocks,
+        job_ids=jobs,
+        idle_duration=None if idle is None or idle < 0 else timedelta(seconds=idle),
+        last_job_processed_at=row.last_job_processed_at,
+        may_shrink=may_shrink,
+        terminate_requested=None if requested is None else InstanceTerminationReason(requested),
+        terminate_message=row.termination_reason_message,
+        termination_started_at=row.last_processed_at if row.status == "terminating" else None,
+        provisioning_deadline=row.provisioning_deadline,
+        unreachable_since=row.unreachable_since,
+        is_gone=row.finished_at is not None,
+    )
+
+
+async def _may_shrink(session: AsyncSession, row: InstanceRow, fleet_spec: str | None) -> bool:
+    if fleet_spec is None:
+        return True
+    nodes = json.loads(fleet_spec)["configuration"].get("nodes")
+    if nodes is None:
+        return True
+    gone = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
+    query = select(func.count()).select_from(InstanceRow)
+    query = query.where(InstanceRow.fleet_id == row.fleet_id, InstanceRow.status.not_in(gone))
+    count = await session.scalar(query) or 0
+    return count > int(nodes["min"])
+
+
+KIND = InstanceKind()

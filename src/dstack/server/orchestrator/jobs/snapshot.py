@@ -1,0 +1,233 @@
+"""What is known of a job submission, and what is recorded beside a change of its status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dstack.agent.protocol import TaskState
+from dstack.core.configurations.profiles import RetryEvent, StartupOrder
+from dstack.core.events import EventTargetType
+from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus
+from dstack.core.jobs import JobStatus, JobTerminationReason
+from dstack.server.db.engine import wake
+from dstack.server.db.tables import InstanceRow, JobRow, RunRow
+from dstack.server.orchestrator import told
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
+from dstack.server.orchestrator.jobs import effects, rules
+from dstack.server.orchestrator.jobs.rules import Detach, InstanceFacts, JobSnapshot, Release, TellOthers
+from dstack.server.planning.placed import placed_values
+
+
+class JobKind:
+    """See `decision.ResourceKind`."""
+
+    kind = Kind.JOB
+    effects: Mapping[type[Effect], EffectHandler] = effects.HANDLERS
+
+    async def load(self, session: AsyncSession, id: UUID) -> JobSnapshot | None:
+        """One query; another one for a job of several nodes that is about to start."""
+        query = select(JobRow, RunRow.run_spec, InstanceRow).join(RunRow, RunRow.id == JobRow.run_id)
+        query = query.outerjoin(InstanceRow, InstanceRow.id == JobRow.instance_id).where(JobRow.id == id)
+        found = (await session.execute(query)).first()
+        if found is None:
+            return None
+        job, run_spec, instance = found
+        spec = json.loads(job.job_spec)
+        may_start = True
+        if spec["jobs_per_replica"] > 1 and job.task_state is None and instance is not None:
+            may_start = await _may_start(session, job, run_spec)
+        return _snapshot(job, spec, instance, may_start)
+
+    def decide(self, snapshot: JobSnapshot, now: datetime) -> Decision[JobStatus]:
+        return rules.decide(snapshot, now)
+
+    async def record(
+        self, session: AsyncSession, snapshot: JobSnapshot, decision: Decision[Any], now: datetime
+    ) -> None:
+        """Only this row, the blocks of its instance, and one event."""
+        values: dict[str, Any] = {}
+        for write in decision.writes:
+            match write:
+                case Detach(capacity_error):
+                    values |= _detached(capacity_error)
+                case Release():
+                    values |= {"finished_at": now, "blocks": 0, "registered": False}
+                    await _give_back(session, snapshot, now)
+                case TellOthers():
+                    await _wake_others(session, snapshot)
+        status = decision.status
+        if status is not snapshot.status:
+            if status is JobStatus.TERMINATING:
+                values |= _ended(snapshot, decision)
+            if status in (JobStatus.PROVISIONING, JobStatus.RUNNING):
+                values |= await _placed(session, snapshot, is_running=status is JobStatus.RUNNING)
+            await self._tell(session, snapshot, decision)
+        if values:
+            await session.execute(update(JobRow).where(JobRow.id == snapshot.id).values(**values))
+
+    async def _tell(self, session: AsyncSession, job: JobSnapshot, decision: Decision[Any]) -> None:
+        reason = decision.reason.value if decision.reason is not None else None
+        text = told.change("Job", job.status.value, decision.status.value, reason=reason, message=decision.message)
+        targets = [told.target(EventTargetType.JOB, job.id, job.job_name, job.project_id)]
+        if job.instance is not None and job.status is JobStatus.SUBMITTED:
+            instance = job.instance
+            targets.append(told.target(EventTargetType.INSTANCE, instance.id, instance.name, job.project_id))
+        await told.record(session, text, *targets)
+        told.wake_followers(session, job.project_id, job.run_id)
+        if JobStatus.RUNNING in (decision.status, job.status):
+            wake(session, "routes")
+
+    def priority(self, snapshot: JobSnapshot) -> int:
+        return snapshot.priority
+
+
+def _snapshot(job: JobRow, spec: dict[str, Any], instance: InstanceRow | None, may_start: bool) -> JobSnapshot:
+    return JobSnapshot(
+        id=job.id,
+        run_id=job.run_id,
+        project_id=job.project_id,
+        job_name=job.job_name,
+        status=JobStatus(job.status),
+        submitted_at=job.submitted_at,
+        instance=None if instance is None else _instance_facts(instance),
+        capacity_error=job.capacity_error,
+        waits_for_capacity_until=_waits_until(job, spec["retry"]),
+        may_start=may_start,
+        task=None if job.task_state is None else TaskState.from_json(json.loads(job.task_state)),
+        terminate_requested=_reason(job.terminate_requested),
+        terminate_message=job.termination_reason_message,
+        termination_reason=_reason(job.termination_reason),
+        put_at=job.provisioned_at,
+        stop_sent_at=job.stop_sent_at,
+        logs_stored=job.logs_stored,
+        logs_error=job.logs_error,
+        task_removed=job.task_removed,
+        unreachable_since=job.unreachable_since,
+        priority=job.priority,
+    )
+
+
+def _reason(text: str | None) -> JobTerminationReason | None:
+    return None if text is None else JobTerminationReason(text)
+
+
+def _instance_facts(instance: InstanceRow) -> InstanceFacts:
+    offer = json.loads(instance.offer) if instance.offer else None
+    return InstanceFacts(
+        id=instance.id,
+        name=instance.name,
+        status=InstanceStatus(instance.status),
+        has_agent=instance.address is not None and instance.agent_info is not None,
+        is_spot=bool(offer and offer["instance"]["resources"]["spot"]),
+        termination_reason=instance.termination_reason,
+        termination_message=instance.termination_reason_message,
+    )
+
+
+def _waits_until(job: JobRow, retry: dict[str, Any] | None) -> datetime | None:
+    if retry is None or RetryEvent.NO_CAPACITY.value not in retry["on_events"]:
+        return None
+    return job.submitted_at + timedelta(seconds=retry["duration"])
+
+
+async def _may_start(session: AsyncSession, job: JobRow, run_spec: str) -> bool:
+    """All nodes of the replica have an instance with an address, and those that come first run."""
+    query = select(JobRow.job_num, JobRow.status, InstanceRow.address)
+    query = query.outerjoin(InstanceRow, InstanceRow.id == JobRow.instance_id)
+    same_attempt = (
+        JobRow.run_id == job.run_id,
+        JobRow.replica_num == job.replica_num,
+        JobRow.submission_num == job.submission_num,
+    )
+    nodes = (await session.execute(query.where(*same_attempt))).tuples().all()
+    if any(address is None for _, _, address in nodes):
+        return False
+    return _is_turn(job.job_num, {num: status for num, status, _ in nodes}, _startup_order(run_spec))
+
+
+def _startup_order(run_spec: str) -> str:
+    spec = json.loads(run_spec)
+    order = spec["configuration"].get("startup_order") or (spec.get("profile") or {}).get("startup_order")
+    return order or StartupOrder.ANY.value
+
+
+def _is_turn(job_num: int, statuses: Mapping[int, str], order: str) -> bool:
+    started = (JobStatus.RUNNING.value, JobStatus.TERMINATING.value, JobStatus.DONE.value)
+    if order == StartupOrder.MASTER_FIRST.value and job_num != 0:
+        return statuses.get(0) in started
+    if order == StartupOrder.WORKERS_FIRST.value and job_num == 0:
+        return all(status in started for num, status in statuses.items() if num != 0)
+    return True
+
+
+def _detached(capacity_error: str) -> dict[str, Any]:
+    return {"instance_id": None, "blocks": 0, "capacity_error": capacity_error, "provisioning_data": None}
+
+
+def _ended(job: JobSnapshot, decision: Decision[Any]) -> dict[str, Any]:
+    return {
+        "termination_reason": decision.reason.value,
+        "termination_reason_message": decision.message,
+        "exit_status": job.task.exit_status if job.task is not None else None,
+        "registered": False,
+    }
+
+
+async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) -> dict[str, Any]:
+    """Where the job runs; once it does, how it is reached, and that it takes traffic."""
+    query = select(JobRow.job_spec, JobRow.blocks, InstanceRow)
+    query = query.join(InstanceRow, InstanceRow.id == JobRow.instance_id).where(JobRow.id == job.id)
+    job_spec, blocks, instance = (await session.execute(query)).one()
+    if instance.offer is None:
+        return {}
+    address = json.loads(instance.address or "{}")
+    task = job.task if is_running else None
+    ports = {port["container"]: port["host"] for port in (task.ports if task else ())}
+    values = placed_values(
+        instance.name,
+        InstanceOfferWithAvailability.model_validate_json(instance.offer, extra="ignore"),
+        address,
+        blocks=blocks,
+        total_blocks=instance.total_blocks or 1,
+        is_local=instance.backend == "local",
+        task=None if task is None else _shown(task, ports),
+    )
+    spec = json.loads(job_spec)
+    if is_running and spec["service_port"] is not None and spec["job_num"] == 0:
+        port = spec["service_port"]
+        values["service_address"] = f"{address['hostname']}:{ports.get(port, port)}"
+        values["registered"] = True
+    return values
+
+
+def _shown(task: TaskState, ports: Mapping[int, int]) -> dict[str, Any]:
+    return {"ports": ports, "working_dir": task.working_dir, "username": task.username}
+
+
+async def _give_back(session: AsyncSession, job: JobSnapshot, now: datetime) -> None:
+    """The blocks that the job held; they are its own, so nobody else has given them back."""
+    if job.instance is None:
+        return
+    held = select(JobRow.blocks).where(JobRow.id == job.id).scalar_subquery()
+    await session.execute(
+        update(InstanceRow)
+        .where(InstanceRow.id == job.instance.id)
+        .values(busy_blocks=InstanceRow.busy_blocks - held, last_job_processed_at=now)
+    )
+
+
+async def _wake_others(session: AsyncSession, job: JobSnapshot) -> None:
+    query = select(JobRow.id, JobRow.replica_num, JobRow.status).where(JobRow.run_id == job.run_id)
+    unfinished = JobRow.status.in_([JobStatus.SUBMITTED.value, JobStatus.PROVISIONING.value])
+    others: Sequence[Any] = (await session.execute(query.where(unfinished, JobRow.id != job.id))).all()
+    wake(session, *(f"job:{other.id}" for other in others))
+
+
+KIND = JobKind()

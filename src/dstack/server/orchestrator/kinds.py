@@ -1,0 +1,20 @@
+"""All kinds that the engine drives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dstack.server.orchestrator.decision import ResourceKind
+from dstack.server.orchestrator.fleets import snapshot as fleets
+from dstack.server.orchestrator.instances import snapshot as instances
+from dstack.server.orchestrator.jobs import snapshot as jobs
+from dstack.server.orchestrator.placement import snapshot as placement
+from dstack.server.orchestrator.runs import snapshot as runs
+
+KINDS: tuple[ResourceKind[Any], ...] = (
+    runs.KIND,
+    jobs.KIND,
+    placement.KIND,
+    instances.KIND,
+    fleets.KIND,
+)

@@ -1,0 +1,352 @@
+"""Which waiting job gets which capacity: one queue per project, by priority and age. Pure (better B11).
+
+Each group of jobs that must run together is placed as a whole: on instances that have room, cheapest first; or on
+a new instance of a fleet that may grow; or told why there is none. A higher one in the queue never waits for a
+lower one; a lower one may take room that a higher one cannot use.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
+from dstack.server.orchestrator.decision import Decision, Key, Kind
+from dstack.server.planning.matching import smallest_share, whole_mismatch, without_defaults
+
+MAX_ASSIGNMENTS = 200
+"""In one pass, so that a transaction stays short."""
+CREATION_RETRY = timedelta(seconds=15)
+"""A job for which a backend had nothing asks for a new instance again after this."""
+NO_FLEETS = "No fleets"
+"""How the message begins when no fleet could be used at all; `status_message` tells by it."""
+
+
+class PlacementStatus(str, enum.Enum):
+    """The queue of a project is always active."""
+
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run allows for, besides what its jobs need; None: anything."""
+
+    fleets: tuple[str, ...] | None = None
+    instances: tuple[str, ...] | None = None
+    backends: tuple[str, ...] | None = None
+    """As on the wire."""
+    regions: tuple[str, ...] | None = None
+    instance_types: tuple[str, ...] | None = None
+    may_create: bool = True
+    idle_duration: int | None = None
+    """Seconds, for an instance made for the run; -1 never."""
+
+
+@dataclass(frozen=True)
+class WaitingJob:
+    """A submission without an instance."""
+
+    id: UUID
+    run_id: UUID
+    replica_num: int
+    job_num: int
+    priority: int
+    submitted_at: datetime
+    requirements: Requirements
+    limits: Limits = Limits()
+    fleet_id: UUID | None = None
+    """Fixed by an earlier job of the run."""
+    capacity_error: str | None = None
+    last_tried_at: datetime | None = None
+    """When it last learned that there is no capacity."""
+
+
+@dataclass(frozen=True)
+class FreeInstance:
+    """An instance that is there or coming, and how much of it is taken."""
+
+    id: UUID
+    name: str
+    fleet_id: UUID
+    backend: str
+    """The backend's own type."""
+    status: InstanceStatus
+    offer: InstanceOfferWithAvailability | None
+    total_blocks: int
+    busy_blocks: int
+
+    @property
+    def free_blocks(self) -> int:
+        return self.total_blocks - self.busy_blocks
+
+    @property
+    def is_local(self) -> bool:
+        return self.backend == "local"
+
+
+@dataclass(frozen=True)
+class GrowingFleet:
+    """A fleet and how many more instances it may have."""
+
+    id: UUID
+    name: str
+    room: int
+    is_cluster: bool = False
+    is_local: bool = False
+    """Its only instance is the machine of the server, which has room for all nodes of a group."""
+    backends: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PlacementSnapshot:
+    """The queue and the capacity of one project."""
+
+    project_id: UUID
+    jobs: tuple[WaitingJob, ...]
+    instances: tuple[FreeInstance, ...]
+    fleets: tuple[GrowingFleet, ...]
+
+
+@dataclass(frozen=True)
+class Assign:
+    """A write: this job takes so many blocks of this instance."""
+
+    job: WaitingJob
+    instance: FreeInstance
+    blocks: int
+
+
+@dataclass(frozen=True)
+class CreateFor:
+    """A write: a new instance of this fleet, given to this job."""
+
+    job: WaitingJob
+    fleet: GrowingFleet
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A write: why there is nothing for these jobs."""
+
+    job_ids: tuple[UUID, ...]
+    error: str
+
+
+class _Board:
+    """The capacity that is left while the queue is gone through."""
+
+    def __init__(self, snapshot: PlacementSnapshot) -> None:
+        self.instances = {one.id: one for one in snapshot.instances}
+        self.fleets = {one.id: one for one in snapshot.fleets}
+        coming = [one for one in snapshot.instances if one.offer is None]
+        self.is_coming = any(one.busy_blocks == 0 for one in coming)
+        local = {fleet.id for fleet in snapshot.fleets if fleet.is_local}
+        self.is_local_coming = any(one.fleet_id in local for one in coming)
+
+    def take(self, instance: FreeInstance, blocks: int) -> None:
+        self.instances[instance.id] = replace(instance, busy_blocks=instance.busy_blocks + blocks)
+
+    def give_back(self, instance_id: UUID, blocks: int) -> None:
+        instance = self.instances[instance_id]
+        self.instances[instance_id] = replace(instance, busy_blocks=instance.busy_blocks - blocks)
+
+
+def decide(snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStatus]:
+    """As many groups as fit into one pass."""
+    board = _Board(snapshot)
+    writes: list[Assign | CreateFor | Refuse] = []
+    look_again_at: datetime | None = None
+    groups = group_jobs(snapshot.jobs)
+    done = 0
+    for group in groups:
+        if len(writes) >= MAX_ASSIGNMENTS:
+            break
+        done += 1
+        placed: Sequence[Assign | CreateFor] | None = _place_existing(group, board)
+        retry_at = _retry_at(group, now)
+        if placed is None and retry_at is None and not board.is_local_coming:
+            placed = _place_new(group, board)
+        if placed is not None:
+            writes += placed
+        elif retry_at is not None:
+            look_again_at = retry_at if look_again_at is None else min(look_again_at, retry_at)
+        elif not board.is_coming and not board.is_local_coming:
+            writes += _refuse(group, board)
+    return Decision(
+        PlacementStatus.ACTIVE,
+        writes=tuple(writes),
+        wake=_wake(writes),
+        look_again_at=look_again_at,
+        again=done < len(groups),
+    )
+
+
+def group_jobs(jobs: tuple[WaitingJob, ...]) -> list[tuple[WaitingJob, ...]]:
+    """Jobs of one replica stand together in the queue, at the place of the first."""
+    groups: dict[tuple[UUID, int], list[WaitingJob]] = {}
+    for job in sorted(jobs, key=lambda job: (-job.priority, job.submitted_at, job.replica_num, job.job_num)):
+        groups.setdefault((job.run_id, job.replica_num), []).append(job)
+    return [tuple(group) for group in groups.values()]
+
+
+def _retry_at(group: tuple[WaitingJob, ...], now: datetime) -> datetime | None:
+    """When a new instance may be asked for again; None: now."""
+    job = group[0]
+    if job.capacity_error is None or job.last_tried_at is None:
+        return None
+    at = job.last_tried_at + CREATION_RETRY
+    return at if now < at else None
+
+
+def _place_existing(group: tuple[WaitingJob, ...], board: _Board) -> list[Assign] | None:
+    """All or nothing; the nodes of a group share one fleet."""
+    for fleet_id in _fleets_with_instances(group[0], board):
+        taken: list[Assign] = []
+        for job in group:
+            found = _best(job, fleet_id, board)
+            if found is None:
+                break
+            board.take(*found)
+            taken.append(Assign(job, *found))
+        if len(taken) == len(group):
+            return taken
+        for assigned in taken:
+            board.give_back(assigned.instance.id, assigned.blocks)
+    return None
+
+
+def _fleets_with_instances(job: WaitingJob, board: _Board) -> list[UUID]:
+    if job.fleet_id is not None:
+        return [job.fleet_id]
+    return list(dict.fromkeys(one.fleet_id for one in sorted(board.instances.values(), key=_price)))
+
+
+def _price(instance: FreeInstance) -> float:
+    return instance.offer.price if instance.offer is not None else 0.0
+
+
+def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> tuple[FreeInstance, int] | None:
+    fleet = board.fleets.get(fleet_id)
+    if fleet is None or not _allows_fleet(job, fleet):
+        return None
+    members = [one for one in board.instances.values() if one.fleet_id == fleet_id and one.free_blocks > 0]
+    for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
+        blocks = blocks_for(job, instance) if _allows_instance(job, instance) else None
+        if blocks is not None:
+            return instance, blocks
+    return None
+
+
+def _allows_fleet(job: WaitingJob, fleet: GrowingFleet) -> bool:
+    return job.limits.fleets is None or fleet.name in job.limits.fleets
+
+
+def _allows_instance(job: WaitingJob, instance: FreeInstance) -> bool:
+    offer, limits = instance.offer, job.limits
+    if offer is None or (limits.instances is not None and instance.name not in limits.instances):
+        return False
+    return (
+        _among(offer.backend.value, limits.backends)
+        and _among(offer.region, limits.regions)
+        and _among(offer.instance.name, limits.instance_types)
+    )
+
+
+def _among(value: str, allowed: tuple[str, ...] | None) -> bool:
+    return allowed is None or value.lower() in {one.lower() for one in allowed}
+
+
+def blocks_for(job: WaitingJob, instance: FreeInstance) -> int | None:
+    """How many blocks of the instance the job takes; None when it does not fit.
+
+    The local machine is shared: a job takes one slot of it, and what the job needs is compared with all of the
+    machine, its own defaults left out (ADR 0005).
+    """
+    offer = instance.offer
+    if offer is None:
+        return None
+    if instance.is_local:
+        return 1 if whole_mismatch(without_defaults(job.requirements), offer) is None else None
+    if whole_mismatch(job.requirements, offer) is not None:
+        return None
+    share = smallest_share(
+        job.requirements,
+        offer.instance.resources,
+        free_blocks=instance.free_blocks,
+        total_blocks=instance.total_blocks,
+    )
+    return None if share is None else share.blocks
+
+
+def _place_new(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] | None:
+    """One new instance a job, all in one fleet."""
+    job = group[0]
+    if not job.limits.may_create or job.limits.instances is not None:
+        return None
+    for fleet in board.fleets.values():
+        if job.fleet_id not in (None, fleet.id) or not _allows_fleet(job, fleet):
+            continue
+        if fleet.is_local and fleet.room > 0:
+            board.is_local_coming = True
+            board.fleets[fleet.id] = replace(fleet, room=0)
+            return [CreateFor(job, fleet)]  # the others of the group find room on it, once it is there
+        if fleet.room < len(group):
+            continue
+        if len(group) > 1 and not fleet.is_cluster:
+            continue
+        if not _among_any(job.limits.backends, fleet.backends):
+            continue
+        board.fleets[fleet.id] = replace(fleet, room=fleet.room - len(group))
+        return [CreateFor(one, fleet) for one in group]
+    return None
+
+
+def _among_any(wanted: tuple[str, ...] | None, offered: tuple[str, ...] | None) -> bool:
+    return wanted is None or offered is None or bool(set(wanted) & set(offered))
+
+
+def _refuse(group: tuple[WaitingJob, ...], board: _Board) -> list[Refuse]:
+    error = explain(group[0], board.fleets.values(), board.instances.values(), nodes=len(group))
+    ids = tuple(job.id for job in group if job.capacity_error != error)
+    return [Refuse(ids, error)] if ids else []
+
+
+def explain(
+    job: WaitingJob, fleets: Iterable[GrowingFleet], instances: Iterable[FreeInstance], *, nodes: int
+) -> str:
+    """Why there is no capacity, for people; begins with `NO_FLEETS` when no fleet could be used at all."""
+    allowed = [fleet for fleet in fleets if _allows_fleet(job, fleet)]
+    if not allowed:
+        wanted = f" among {', '.join(job.limits.fleets)}" if job.limits.fleets else ""
+        return f"{NO_FLEETS}{wanted}: create a fleet first"
+    reasons = [_why_not(job, one) for one in instances if one.fleet_id in {fleet.id for fleet in allowed}]
+    shown = "; ".join(dict.fromkeys(reasons)) or f"fleets {', '.join(f.name for f in allowed)} may not grow"
+    return f"No capacity for {nodes} node{'s' if nodes > 1 else ''}: {shown}"
+
+
+def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
+    if instance.offer is None:
+        return f"{instance.name} is not ready yet"
+    if not _allows_instance(job, instance):
+        return f"{instance.name} is not what the run allows for"
+    needed = without_defaults(job.requirements) if instance.is_local else job.requirements
+    mismatch = whole_mismatch(needed, instance.offer)
+    if mismatch is not None:
+        return f"{instance.name} {mismatch}"
+    return f"{instance.name} is busy"
+
+
+def _wake(writes: list[Assign | CreateFor | Refuse]) -> tuple[Key, ...]:
+    keys: dict[Key, None] = {}
+    for write in writes:
+        if isinstance(write, Refuse):
+            keys.update(dict.fromkeys(Key(Kind.JOB, id) for id in write.job_ids))
+            continue
+        keys[Key(Kind.JOB, write.job.id)] = None
+        if isinstance(write, Assign) and write.instance.status is InstanceStatus.IDLE:
+            keys[Key(Kind.INSTANCE, write.instance.id)] = None
+    return tuple(keys)

@@ -1,0 +1,299 @@
+"""The queue and the capacity of one project, and how an assignment is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CursorResult, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dstack.core.fleets import FleetStatus
+from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
+from dstack.core.jobs import JobStatus
+from dstack.core.runs import RunStatus
+from dstack.server.db.engine import wake
+from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot
+from dstack.server.orchestrator.placement import rules
+from dstack.server.orchestrator.placement.rules import (
+    Assign,
+    CreateFor,
+    FreeInstance,
+    GrowingFleet,
+    Limits,
+    PlacementSnapshot,
+    PlacementStatus,
+    Refuse,
+    WaitingJob,
+)
+from dstack.server.planning.new_instance import instance_values
+from dstack.server.planning.placed import placed_values
+
+MAX_LOADED = 500
+"""Waiting jobs looked at in one pass: the first of the queue."""
+UNLIMITED = 10_000
+_LIMIT_KEYS = ("backends", "regions", "instance_types", "fleets", "instances", "creation_policy", "idle_duration")
+_GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
+
+
+class PlacementKind:
+    """See `decision.ResourceKind`. The key's id is the project's."""
+
+    kind = Kind.PLACEMENT
+    effects: Mapping[type[Effect], EffectHandler] = {}
+
+    async def load(self, session: AsyncSession, id: UUID) -> PlacementSnapshot | None:
+        """Four queries; one when nothing waits."""
+        jobs = await _waiting_jobs(session, id)
+        if not jobs:
+            exists = await session.scalar(select(ProjectRow.id).where(ProjectRow.id == id))
+            return None if exists is None else PlacementSnapshot(id, (), (), ())
+        active = (FleetRow.project_id == id, FleetRow.status == FleetStatus.ACTIVE.value)
+        fleets = list(await session.scalars(select(FleetRow).where(*active, FleetRow.deleted_at.is_(None))))
+        types = list(await session.scalars(select(BackendRow.type).where(BackendRow.project_id == id)))
+        living = (InstanceRow.project_id == id, InstanceRow.status.not_in(_GONE))
+        rows = list(await session.scalars(select(InstanceRow).where(*living)))
+        usable = [row for row in rows if row.terminate_requested is None and row.unreachable_since is None]
+        return PlacementSnapshot(
+            project_id=id,
+            jobs=jobs,
+            instances=tuple(_instance(row) for row in usable),
+            fleets=tuple(_fleet(fleet, types, rows) for fleet in fleets),
+        )
+
+    def decide(self, snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStatus]:
+        return rules.decide(snapshot, now)
+
+    async def record(
+        self, session: AsyncSession, snapshot: PlacementSnapshot, decision: Decision[Any], now: datetime
+    ) -> None:
+        """Raises StaleSnapshot when a job or an instance is no longer what it was."""
+        assigned: dict[tuple[UUID, int], list[Assign]] = defaultdict(list)
+        for write in decision.writes:
+            match write:
+                case Assign(_, instance, blocks):
+                    assigned[instance.id, blocks].append(write)
+                case CreateFor(job, fleet):
+                    await _create_for(session, snapshot, job, fleet, now)
+                case Refuse(job_ids, error):
+                    waiting = (JobRow.id.in_(job_ids), JobRow.instance_id.is_(None))
+                    await session.execute(update(JobRow).where(*waiting).values(capacity_error=error))
+        taken: dict[UUID, int] = defaultdict(int)
+        for (instance_id, blocks), writes in assigned.items():
+            taken[instance_id] += blocks * len(writes)
+            await _assign(session, writes[0].instance, blocks, [write.job for write in writes])
+        for instance_id, blocks in taken.items():
+            await _take(session, instance_id, blocks)
+
+    def priority(self, snapshot: PlacementSnapshot) -> int:
+        return 100
+
+
+async def _waiting_jobs(session: AsyncSession, project_id: UUID) -> tuple[WaitingJob, ...]:
+    query = (
+        select(JobRow, RunRow.run_spec, RunRow.fleet_id)
+        .join(RunRow, RunRow.id == JobRow.run_id)
+        .where(
+            JobRow.project_id == project_id,
+            JobRow.status == JobStatus.SUBMITTED.value,
+            JobRow.instance_id.is_(None),
+            JobRow.terminate_requested.is_(None),
+            RunRow.stop_requested.is_(None),
+            RunRow.status.not_in([status.value for status in RunStatus if status.is_finished()]),
+            RunRow.status != RunStatus.TERMINATING.value,
+        )
+        .order_by(JobRow.priority.desc(), JobRow.submitted_at, JobRow.run_id, JobRow.replica_num, JobRow.job_num)
+        .limit(MAX_LOADED)
+    )
+    return tuple(_job(job, spec, fleet_id) for job, spec, fleet_id in (await session.execute(query)).tuples())
+
+
+def _job(row: JobRow, run_spec: str, fleet_id: UUID | None) -> WaitingJob:
+    requirements = json.loads(row.job_spec)["requirements"]
+    return WaitingJob(
+        id=row.id,
+        run_id=row.run_id,
+        replica_num=row.replica_num,
+        job_num=row.job_num,
+        priority=row.priority,
+        submitted_at=row.submitted_at,
+        requirements=Requirements.model_validate(requirements, extra="ignore"),
+        limits=limits_of(json.loads(run_spec)),
+        fleet_id=fleet_id,
+        capacity_error=row.capacity_error,
+        last_tried_at=row.last_processed_at,
+    )
+
+
+def limits_of(run_spec: Mapping[str, Any]) -> Limits:
+    """What the configuration, or else the profile, allows for."""
+    profile = run_spec.get("profile") or {}
+    found = {key: run_spec["configuration"].get(key) for key in _LIMIT_KEYS}
+    found = {key: profile.get(key) if value is None else value for key, value in found.items()}
+    return Limits(
+        fleets=_names(found["fleets"]),
+        instances=_names(found["instances"]),
+        backends=_texts(found["backends"]),
+        regions=_texts(found["regions"]),
+        instance_types=_texts(found["instance_types"]),
+        may_create=found["creation_policy"] != "reuse",
+        idle_duration=found["idle_duration"],
+    )
+
+
+def _names(selectors: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...] | None:
+    if selectors is None:
+        return None
+    return tuple(one.get("name") or one.get("hostname") or _numbered(one) for one in selectors)
+
+
+def _numbered(selector: Mapping[str, Any]) -> str:
+    return f"{selector['fleet']['name']}-{selector['instance']}"
+
+
+def _texts(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _instance(row: InstanceRow) -> FreeInstance:
+    offer = None
+    if row.offer is not None:
+        offer = InstanceOfferWithAvailability.model_validate_json(row.offer, extra="ignore")
+    return FreeInstance(
+        id=row.id,
+        name=row.name,
+        fleet_id=row.fleet_id or row.id,
+        backend=row.backend or "",
+        status=InstanceStatus(row.status),
+        offer=offer,
+        total_blocks=row.total_blocks or 0,
+        busy_blocks=row.busy_blocks,
+    )
+
+
+def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]) -> GrowingFleet:
+    configuration = json.loads(row.spec)["configuration"]
+    allowed = configuration.get("backends")
+    wire = {name: "remote" if name in ("local", "fake") else name for name in types}
+    usable = [name for name in types if allowed is None or wire[name] in allowed]
+    nodes = configuration.get("nodes")
+    members = sum(one.fleet_id == row.id for one in instances)
+    is_local = usable == ["local"]
+    limit = 1 if is_local else UNLIMITED
+    if nodes is None or configuration.get("ssh_config") is not None or not usable:
+        limit = 0
+    elif nodes.get("max") is not None:
+        limit = min(limit, nodes["max"])
+    return GrowingFleet(
+        id=row.id,
+        name=row.name,
+        room=max(limit - members, 0),
+        is_cluster=configuration.get("placement") == "cluster",
+        is_local=is_local,
+        backends=tuple(wire[name] for name in usable),
+    )
+
+
+async def _assign(session: AsyncSession, instance: FreeInstance, blocks: int, jobs: Sequence[WaitingJob]) -> None:
+    address = await session.scalar(select(InstanceRow.address).where(InstanceRow.id == instance.id))
+    await _give(session, jobs, instance, blocks, json.loads(address or "{}"))
+
+
+async def _give(
+    session: AsyncSession,
+    jobs: Sequence[WaitingJob],
+    instance: FreeInstance,
+    blocks: int,
+    address: Mapping[str, Any],
+) -> None:
+    waiting = (
+        JobRow.id.in_([job.id for job in jobs]),
+        JobRow.instance_id.is_(None),
+        JobRow.status == JobStatus.SUBMITTED.value,
+        JobRow.terminate_requested.is_(None),
+    )
+    values: dict[str, Any] = {
+        "instance_id": instance.id,
+        "fleet_id": instance.fleet_id,
+        "blocks": blocks,
+        "capacity_error": None,
+    }
+    if instance.offer is not None:
+        values |= placed_values(
+            instance.name,
+            instance.offer,
+            address,
+            blocks=blocks,
+            total_blocks=instance.total_blocks,
+            is_local=instance.is_local,
+        )
+    await _expect(session, update(JobRow).where(*waiting).values(**values), len(jobs))
+    runs = {job.run_id for job in jobs if job.fleet_id is None}
+    if runs:
+        await session.execute(update(RunRow).where(RunRow.id.in_(runs)).values(fleet_id=instance.fleet_id))
+
+
+async def _take(session: AsyncSession, instance_id: UUID, blocks: int) -> None:
+    """The one place where blocks are taken; guarded, so that no instance ever holds more than it has."""
+    has_room = InstanceRow.busy_blocks + blocks <= InstanceRow.total_blocks
+    which = (InstanceRow.id == instance_id, has_room, InstanceRow.status.not_in(_GONE))
+    taken = update(InstanceRow).where(*which, InstanceRow.terminate_requested.is_(None))
+    await _expect(session, taken.values(busy_blocks=InstanceRow.busy_blocks + blocks), 1)
+
+
+async def _expect(session: AsyncSession, statement: Any, count: int) -> None:
+    result = await session.execute(statement)
+    if not isinstance(result, CursorResult) or result.rowcount != count:
+        raise StaleSnapshot
+
+
+async def _create_for(
+    session: AsyncSession, snapshot: PlacementSnapshot, job: WaitingJob, fleet: GrowingFleet, now: datetime
+) -> None:
+    """A pending instance with this job on it; what it is shows once an offer is chosen."""
+    spec = await session.scalar(
+        select(FleetRow.spec).where(FleetRow.id == fleet.id, FleetRow.deleted_at.is_(None))
+    )
+    if spec is None:
+        raise StaleSnapshot
+    living = (InstanceRow.fleet_id == fleet.id, InstanceRow.status != InstanceStatus.TERMINATED.value)
+    taken = set(await session.scalars(select(InstanceRow.instance_num).where(*living)))
+    num = next(num for num in range(len(taken) + 1) if num not in taken)
+    limits = {"regions": job.limits.regions, "instance_types": job.limits.instance_types}
+    values = instance_values(
+        fleet_spec=json.loads(spec),
+        fleet_id=fleet.id,
+        fleet_name=fleet.name,
+        project_id=snapshot.project_id,
+        num=num,
+        now=now,
+        requirements=job.requirements,
+        limits=limits,
+        idle_duration=job.limits.idle_duration,
+    )
+    blocks = 1
+    configured = json.loads(spec)["configuration"].get("blocks", 1)
+    if not fleet.is_local and isinstance(configured, int):
+        blocks = configured
+    values |= {"busy_blocks": blocks, "total_blocks": blocks}
+    await session.execute(insert(InstanceRow), [values])
+    new = FreeInstance(
+        id=values["id"],
+        name=values["name"],
+        fleet_id=fleet.id,
+        backend="",
+        status=InstanceStatus.PENDING,
+        offer=None,
+        total_blocks=blocks,
+        busy_blocks=blocks,
+    )
+    await _give(session, [job], new, blocks, {})
+    wake(session, f"instance:{values['id']}", f"fleet:{fleet.id}")
+
+
+KIND = PlacementKind()

@@ -1,0 +1,52 @@
+"""What the effects of all kinds may use. Built once, in `server.app`, and handed to the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from dstack.agent.protocol import StopRequest, TaskSpec, TaskState
+from dstack.backends.base import Backend, InstanceAddress
+from dstack.server.clock import Clock
+from dstack.server.db.engine import Database
+from dstack.server.encryption import Encryption
+from dstack.server.stores.logs.base import LogStore
+from dstack.server.wakeups import Wakeups
+
+
+class Backends(Protocol):
+    """The configured backends of all projects."""
+
+    async def get(self, project_id: UUID, type: str) -> Backend:
+        """Raises BackendNotAvailable when the project has no such backend."""
+        ...
+
+
+class Agent(Protocol):
+    """The part of `hosts.agent_client.AgentClient` that the effects use. Raises HostError, AgentError."""
+
+    async def put_task(self, spec: TaskSpec) -> TaskState: ...
+
+    async def stop_task(self, task_id: str, request: StopRequest) -> TaskState: ...
+
+    async def delete_task(self, task_id: str) -> None: ...
+
+
+class Agents(Protocol):
+    """Clients of agents; making one costs nothing, connections are shared."""
+
+    def client(self, address: InstanceAddress) -> Agent: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """The dependencies of effects."""
+
+    database: Database
+    wakeups: Wakeups
+    backends: Backends
+    agents: Agents
+    log_store: LogStore
+    encryption: Encryption
+    clock: Clock

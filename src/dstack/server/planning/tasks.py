@@ -1,0 +1,178 @@
+"""From a job spec to the task that its host's agent runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from dstack.agent.protocol import TaskSpec
+from dstack.core.configurations.mounts import InstanceMountPoint
+from dstack.core.configurations.runs import DEFAULT_REPO_DIR
+from dstack.core.interpolation import interpolate
+from dstack.core.job_specs import DEFAULT_IMAGE, NVCC_IMAGE
+from dstack.core.jobs import JobSpec
+from dstack.core.repos import VIRTUAL_REPO_ID
+
+OWN_IMAGES = (DEFAULT_IMAGE, NVCC_IMAGE)
+"""What a job spec names when the user asked for no image."""
+BYTES_PER_GB = 1024**3
+SIMULATION = {
+    "DSTACK_SIM_DURATION": ("duration_seconds", float),
+    "DSTACK_SIM_EXIT_STATUS": ("exit_status", int),
+    "DSTACK_SIM_LOG_LINES": ("log_lines", int),
+}
+"""Variables of a job that say how a simulated one behaves."""
+
+
+class CannotRun(ValueError):
+    """The host can never run the job; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the replica."""
+
+    ip: str
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """A job and what its spec does not say."""
+
+    job_id: UUID
+    run_id: UUID
+    run_name: str
+    project_name: str
+    repo_name: str | None
+    spec: JobSpec
+    nodes: tuple[Node, ...]
+    """In the order of their job numbers."""
+    secrets: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where it runs."""
+
+    backend: str
+    """The backend's own type."""
+    executors: tuple[str, ...]
+    container_error: str = ""
+    takes_whole: bool = True
+    """The job has all of the instance."""
+
+
+def make_task(context: TaskContext, host: Host) -> TaskSpec:
+    """Raises CannotRun, and InterpolationError for a secret that is not there."""
+    spec = context.spec
+    executor = choose_executor(spec, host)
+    env = job_env(context)
+    is_process = executor == "process"
+    auth = spec.registry_auth
+    return TaskSpec(
+        id=str(context.job_id),
+        name=spec.job_name,
+        executor=executor,
+        commands=_commands(spec, is_process),
+        env=env,
+        working_dir=_working_dir(spec, is_process),
+        user=_user(spec),
+        image=None if is_process else spec.image_name,
+        registry_username=_fill(auth.username, context) if auth and not is_process else "",
+        registry_password=_fill(auth.password, context) if auth and not is_process else "",
+        privileged=spec.privileged,
+        network_mode="host" if host.takes_whole or is_process else "bridge",
+        gpu=-1 if host.takes_whole and host.backend != "local" else _gpus(spec),
+        shm_size_bytes=int((spec.requirements.resources.shm_size or 0) * BYTES_PER_GB),
+        mounts=[_mount(mount) for mount in spec.volumes or () if isinstance(mount, InstanceMountPoint)],
+        ports=_ports(spec),
+        max_duration_seconds=spec.max_duration,
+        simulation=_simulation(env) if executor == "simulated" else {},
+    )
+
+
+def choose_executor(spec: JobSpec, host: Host) -> str:
+    """A process on the machine in front of the user unless an image is asked for; else a container (ADR 0005)."""
+    if "simulated" in host.executors:
+        return "simulated"
+    if host.backend == "local" and spec.image_name in OWN_IMAGES:
+        return "process"
+    if "container" not in host.executors:
+        why = host.container_error or "there is no container runtime on the host"
+        raise CannotRun(f"The image {spec.image_name} cannot be run: {why}")
+    return "container"
+
+
+def _commands(spec: JobSpec, is_process: bool) -> list[str]:
+    """An interactive shell would read the start-up files of whoever runs the server: processes get a plain one."""
+    if is_process and len(spec.commands) > 2 and spec.commands[-3] == "-i":
+        return [*spec.commands[:-3], *spec.commands[-2:]]
+    return list(spec.commands)
+
+
+def _working_dir(spec: JobSpec, is_process: bool) -> str | None:
+    """None: a fresh folder of the task; the defaults of containers do not apply to processes."""
+    if spec.working_dir is not None:
+        return spec.working_dir
+    return None if is_process and spec.repo_dir == DEFAULT_REPO_DIR else spec.repo_dir
+
+
+def _user(spec: JobSpec) -> str | None:
+    user = spec.user
+    if user is None:
+        return None
+    name = user.username if user.uid is None else str(user.uid)
+    group = user.groupname if user.gid is None else str(user.gid)
+    return f"{name}:{group}" if group else name
+
+
+def _gpus(spec: JobSpec) -> int:
+    gpu = spec.requirements.resources.gpu
+    return (gpu.count.min or 0) if gpu is not None else 0
+
+
+def _mount(mount: InstanceMountPoint) -> dict[str, Any]:
+    return {"host_path": mount.instance_path, "path": mount.path, "optional": mount.optional}
+
+
+def _ports(spec: JobSpec) -> list[int]:
+    ports = [app.port for app in spec.app_specs or ()]
+    return list(dict.fromkeys([*ports, *([spec.service_port] if spec.service_port else [])]))
+
+
+def job_env(context: TaskContext) -> dict[str, str]:
+    """The variables of `docs/reference/environment.md`; what the user sets comes last and wins."""
+    spec, nodes = context.spec, context.nodes
+    own = nodes[spec.job_num] if spec.job_num < len(nodes) else Node("")
+    env = {
+        "DSTACK_RUN_NAME": context.run_name,
+        "DSTACK_RUN_ID": str(context.run_id),
+        "DSTACK_JOB_ID": str(context.job_id),
+        "DSTACK_REPO_ID": context.repo_name or VIRTUAL_REPO_ID,
+        "DSTACK_NODES_NUM": str(spec.jobs_per_replica),
+        "DSTACK_NODE_RANK": str(spec.job_num),
+        "DSTACK_NODES_IPS": "\n".join(node.ip for node in nodes),
+        "DSTACK_MASTER_NODE_IP": nodes[0].ip if nodes else "",
+        "DSTACK_GPUS_PER_NODE": str(own.gpus),
+        "DSTACK_GPUS_NUM": str(sum(node.gpus for node in nodes)),
+    }
+    return env | {name: _fill(value, context) for name, value in spec.env.items()}
+
+
+def _fill(text: str, context: TaskContext) -> str:
+    """`${{ secrets.name }}` is filled in only here, on the way to the host."""
+    return interpolate(text, {"secrets": context.secrets}) if "${{" in text else text
+
+
+def _simulation(env: Mapping[str, str]) -> dict[str, Any]:
+    asked = {}
+    for variable, (name, kind) in SIMULATION.items():
+        if variable in env:
+            try:
+                asked[name] = kind(env[variable])
+            except ValueError as error:
+                raise CannotRun(f"{variable} must be a number, not {env[variable]!r}") from error
+    return asked
