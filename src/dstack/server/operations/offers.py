@@ -30,6 +30,7 @@ from dstack.core.runs import RunSpec
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import fleets as queries
+from dstack.server.operations.context import Context, InProject
 from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet
 from dstack.server.planning.offers import (
     PART,
@@ -95,6 +96,21 @@ def wish_of(run_spec: RunSpec, job_spec: JobSpec, *, view: View = PART, for_offe
         view,
         ignore_fleets=for_offers_only and configuration.fleets is None,
     )
+
+
+async def list_for_run(
+    ctx: Context,
+    at: InProject,
+    run_spec: RunSpec,
+    job_specs: Iterable[JobSpec],
+    *,
+    offers_only: bool = False,
+    view: View = PART,
+) -> list[list[InstanceOfferWithAvailability]]:
+    """For each job all that it could get, best first."""
+    market = await load_market(ctx.database, ctx.backends, at.project.id)
+    wishes = [wish_of(run_spec, spec, view=view, for_offers_only=offers_only) for spec in job_specs]
+    return [job_offers(market, wish) for wish in wishes]
 
 
 async def load_market(database: Database, backends: ConfiguredBackends, project_id: UUID) -> Market:
