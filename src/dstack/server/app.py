@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dstack import COMPATIBILITY_LEVEL
 from dstack.backends.registry import BackendContext
 from dstack.server.access import Access, DefaultPermissions, FailedAttempts
-from dstack.server.api import errors, event_lists, files, projects, repos, secrets, server_info, users
+from dstack.server.api import errors, event_lists, files, logs, projects, repos, runs, secrets, server_info, users
 from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
@@ -34,6 +34,8 @@ ROUTERS = (
     repos.router,
     files.router,
     event_lists.router,
+    runs.router,
+    logs.router,
 )
 
 
@@ -43,16 +45,16 @@ async def running(
 ) -> AsyncIterator[FastAPI]:
     """The application, answering and working until the block ends."""
     access = Access(database)
-    logs = FileLogStore(settings.logs_dir)
+    log_store = FileLogStore(settings.logs_dir)
     backends = ConfiguredBackends(database, encryption, BackendContext(settings.hosts_dir))
     context = Context(
         settings=settings,
         database=database,
         encryption=encryption,
         access=access,
-        logs=logs,
-        own_users=OwnUsers(database.wakeups),
+        logs=log_store,
         backends=backends,
+        own_users=OwnUsers(database.wakeups),
         permissions=permissions,
     )
     try:
@@ -61,7 +63,7 @@ async def running(
         context.stopping.set()
         access.close()
         backends.close()
-        await logs.close()
+        await log_store.close()
 
 
 def build(context: Context) -> FastAPI:

@@ -20,7 +20,7 @@ from dstack.core.fleets import FleetSpec
 from dstack.core.server_config import BackendFileConfig
 from dstack.core.users import GlobalRole
 from dstack.server import config, events
-from dstack.server.db.engine import Database
+from dstack.server.db.engine import Database, wake
 from dstack.server.db.tables import BackendRow, FleetRow, ProjectRow
 from dstack.server.encryption import Encryption
 from dstack.server.operations import fleets, projects, users
@@ -102,6 +102,7 @@ async def ensure_local_backend(database: Database, encryption: Encryption) -> bo
         row = (await session.execute(backend)).scalar_one_or_none()
         if row is None:
             config.put_backend(session, encryption, project, BackendFileConfig(type=LOCAL), None)
+            wake(session, "backends")
         named = select(FleetRow.id).where(
             FleetRow.project_id == project.id, FleetRow.name == LOCAL, FleetRow.deleted.is_(False)
         )
@@ -114,7 +115,7 @@ async def ensure_local_backend(database: Database, encryption: Encryption) -> bo
 def local_fleet() -> FleetSpec:
     """A fleet that uses this machine when there is something to run."""
     configuration = FleetConfiguration.model_validate(
-        {"type": "fleet", "name": LOCAL, "nodes": "0..", "backends": ["remote"]}
+        {"type": "fleet", "name": LOCAL, "nodes": "0..1", "blocks": "auto", "backends": ["remote"]}
     )
     return FleetSpec(configuration=configuration, profile=Profile(name="default"))
 

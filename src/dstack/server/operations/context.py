@@ -24,8 +24,8 @@ class Context:
     encryption: Encryption
     access: Access
     logs: LogStore
-    own_users: OwnUsers
     backends: ConfiguredBackends
+    own_users: OwnUsers
     permissions: DefaultPermissions = field(default_factory=DefaultPermissions)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is asked to end; answers that stream end themselves then."""

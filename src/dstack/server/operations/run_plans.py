@@ -1,0 +1,284 @@
+"""Planning and submitting runs: the effective spec, where it could run, and the rows of a new run."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dstack.core.canonical import dump_json
+from dstack.core.configurations.mounts import VolumeMountPoint
+from dstack.core.configurations.service import ServiceConfiguration
+from dstack.core.cron import next_trigger
+from dstack.core.diff import can_update_run, changed_run_fields
+from dstack.core.errors import InvalidRequest, RepoNotExists, ResourceNotExists
+from dstack.core.job_specs import effective_run_spec, make_job_specs, merge_profile
+from dstack.core.jobs import JobSpec
+from dstack.core.names import check_resource_name, random_name
+from dstack.core.plans import ApplyAction
+from dstack.core.repos import VIRTUAL_REPO_ID, RepoType
+from dstack.core.runs import Run, RunPlan, RunSpec, RunStatus
+from dstack.core.schemas.runs import ApplyRunPlanRequest, GetRunPlanRequest
+from dstack.server import clock, events
+from dstack.server.db.engine import wake
+from dstack.server.db.queries import runs as queries
+from dstack.server.db.tables import FileArchiveRow, JobRow, ProjectRow, RepoRow, RunRow, UserRow
+from dstack.server.operations import offers, run_answers, runs
+from dstack.server.operations.context import Context, InProject
+from dstack.server.operations.repos import find as find_repo
+from dstack.server.planning.new_run import job_values, service_spec
+from dstack.server.planning.offers import View
+
+SHOWN_NAME = "dry-run"
+"""Stands in plans for a name that is not chosen yet."""
+
+
+async def get_plan(ctx: Context, at: InProject, wanted: GetRunPlanRequest) -> RunPlan:
+    """What applying would do and where it could run; nothing is stored."""
+    async with ctx.database.session() as session:
+        effective = await _effective(ctx, session, at, wanted.run_spec)
+        current = await runs.find_current(session, at.project.id, effective.run_name)
+    specs = _specs_of_replica(effective, effective.run_name or SHOWN_NAME, 0)
+    market = await offers.load_market(ctx.database, ctx.backends, at.project.id)
+    view = View(full=wanted.full_offers, unallocated=wanted.unallocated_resources)
+    return RunPlan(
+        project_name=at.project.name,
+        user=at.caller.username,
+        run_spec=wanted.run_spec,
+        effective_run_spec=effective,
+        job_plans=[
+            offers.job_plan(
+                spec,
+                offers.job_offers(
+                    market, offers.wish_of(effective, spec, view=view, for_offers_only=wanted.for_offers_only)
+                ),
+                max_offers=wanted.max_offers,
+                reverse=wanted.reverse_offers,
+            )
+            for spec in specs
+        ],
+        current_resource=current,
+        action=_action(current, effective),
+    )
+
+
+async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run_answers.Document:
+    """Submits a run, or changes the one that is there in place."""
+    async with ctx.database.session() as session:
+        spec = await _effective(ctx, session, at, wanted.plan.run_spec)
+    async with ctx.database.transaction() as session:
+        # One at a time in a project, so that a name is given to one run only.
+        await session.execute(select(ProjectRow.id).where(ProjectRow.id == at.project.id).with_for_update())
+        current = await runs.find_current(session, at.project.id, spec.run_name)
+        if not wanted.force:
+            _assert_unchanged(current, wanted.plan.current_resource, spec)
+        if current is not None and not current.status.is_finished():
+            run_id = await _update(session, at, current, spec)
+        else:
+            run_id = await _submit(session, at, spec, current)
+    async with ctx.database.session() as session:
+        row = await queries.find_by_id(session, at.project.id, run_id)
+        assert row is not None
+        return (await run_answers.load(session, [row]))[0]
+
+
+async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: RunSpec) -> RunSpec:
+    """With all defaults filled in. Raises InvalidRequest for what cannot be run on this server."""
+    key = spec.ssh_key_pub or await session.scalar(
+        select(UserRow.ssh_public_key).where(UserRow.id == at.caller.user_id)
+    )
+    effective = effective_run_spec(spec, run_name=None, ssh_key_pub=key)
+    if effective.run_name is not None:
+        try:
+            check_resource_name(effective.run_name)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+    configuration = effective.configuration
+    if isinstance(configuration, ServiceConfiguration):
+        _check_gateway(ctx, configuration)
+    for mount in configuration.volumes:
+        if isinstance(mount, VolumeMountPoint):
+            raise ResourceNotExists(f"Volume {mount.name!r} does not exist in project {at.project.name!r}")
+    return effective
+
+
+def _check_gateway(ctx: Context, configuration: ServiceConfiguration) -> None:
+    if configuration.gateway not in (None, False):
+        named = "" if configuration.gateway is True else f" {configuration.gateway}"
+        raise ResourceNotExists(
+            f"The project has no gateway{named}; leave out `gateway`, and the server publishes the service itself"
+        )
+    if ctx.settings.forbid_services_without_gateway:
+        raise InvalidRequest("This server publishes services through gateways only, and the project has none")
+
+
+def _replica_counts(spec: RunSpec) -> list[tuple[str | None, int]]:
+    """For each group of replicas (None: no groups) how many there are at first."""
+    configuration = spec.configuration
+    if not isinstance(configuration, ServiceConfiguration):
+        return [(None, 1)]
+    if configuration.groups:
+        return [(group.name, group.replicas.min or 0) for group in configuration.groups]
+    count = 1 if configuration.replicas is None else configuration.replicas.min
+    return [(None, count or 0)]
+
+
+def _all_specs(spec: RunSpec, run_name: str) -> list[JobSpec]:
+    specs: list[JobSpec] = []
+    replica = 0
+    for group, count in _replica_counts(spec):
+        for _ in range(count):
+            specs += make_job_specs(spec, run_name=run_name, replica_num=replica, replica_group=group)
+            replica += 1
+    return specs
+
+
+def _specs_of_replica(spec: RunSpec, run_name: str, replica_num: int) -> list[JobSpec]:
+    """One of each group: what a plan shows."""
+    return [
+        job
+        for group, _ in _replica_counts(spec)
+        for job in make_job_specs(spec, run_name=run_name, replica_num=replica_num, replica_group=group)
+    ]
+
+
+def _action(current: Run | None, spec: RunSpec) -> ApplyAction:
+    if current is None or current.status.is_finished() or not _can_update(current, spec):
+        return ApplyAction.CREATE
+    return ApplyAction.UPDATE
+
+
+def _can_update(current: Run, spec: RunSpec) -> bool:
+    """Whether nothing differs that a running job would have to be restarted for."""
+    if not can_update_run(current.run_spec, spec):
+        return False
+    name = spec.run_name or SHOWN_NAME
+    return _all_specs(current.run_spec, name) == _all_specs(spec, name)
+
+
+def _assert_unchanged(current: Run | None, planned: Run | None, spec: RunSpec) -> None:
+    is_active = current is not None and not current.status.is_finished()
+    was_active = planned is not None and not planned.status.is_finished()
+    if not is_active and not was_active:
+        return
+    same = (
+        current is not None
+        and planned is not None
+        and current.id == planned.id
+        and current.deployment_num == planned.deployment_num
+        and not changed_run_fields(current.run_spec, planned.run_spec)
+    )
+    if not same and is_active:
+        raise InvalidRequest(f"Run {spec.run_name!r} has changed since the plan was made; apply again")
+
+
+@dataclass(frozen=True)
+class _NewRun:
+    id: UUID
+    name: str
+    spec: RunSpec
+    now: datetime
+
+
+async def _submit(session: AsyncSession, at: InProject, spec: RunSpec, previous: Run | None) -> UUID:
+    """The rows of a run. A finished run of the same name makes room."""
+    name = spec.run_name or await _free_name(session, at.project.id)
+    new = _NewRun(uuid.uuid4(), name, spec.model_copy(update={"run_name": name}), clock.now())
+    if previous is not None:
+        await session.execute(
+            update(RunRow).where(RunRow.project_id == at.project.id, RunRow.run_name == name).values(deleted=True)
+        )
+    await _check_archives(session, at, spec)
+    repo = await _ensure_repo(session, at, spec)
+    session.add(_run_row(at, new, repo.id))
+    await session.flush()
+    targets = [events.Target("run", new.id, name, at.project.id)]
+    if not _is_scheduled(spec):
+        specs = [(uuid.uuid4(), job) for job in _all_specs(new.spec, name)]
+        priority = spec.configuration.priority or 0
+        values = job_values(specs, run_id=new.id, project_id=at.project.id, now=new.now, priority=priority)
+        if values:
+            await session.execute(insert(JobRow), values)
+        targets += [events.Target("job", job_id, job.job_name, at.project.id) for job_id, job in specs]
+        wake(session, *(f"job:{job_id}" for job_id, _ in specs))
+    await events.record(session, "Run submitted", actor=at.caller.user_id, targets=targets)
+    wake(session, f"run:{new.id}", f"placement:{at.project.id}", runs.changed(at.project.id, new.id))
+    return new.id
+
+
+def _is_scheduled(spec: RunSpec) -> bool:
+    return merge_profile(spec).schedule is not None
+
+
+def _run_row(at: InProject, new: _NewRun, repo_id: UUID) -> RunRow:
+    service = service_spec(new.spec, project_name=at.project.name, run_name=new.name)
+    replicas = sum(count for _, count in _replica_counts(new.spec))
+    schedule = merge_profile(new.spec).schedule
+    waits = schedule is not None or replicas == 0
+    return RunRow(
+        id=new.id,
+        project_id=at.project.id,
+        user_id=at.caller.user_id,
+        repo_id=repo_id,
+        run_name=new.name,
+        submitted_at=new.now,
+        last_processed_at=new.now,
+        status=(RunStatus.PENDING if waits else RunStatus.SUBMITTED).value,
+        run_spec=dump_json(new.spec),
+        service_spec=None if service is None else dump_json(service),
+        priority=new.spec.configuration.priority or 0,
+        desired_replica_count=replicas,
+        next_triggered_at=next_trigger(schedule.cron, new.now) if schedule is not None else None,
+    )
+
+
+async def _free_name(session: AsyncSession, project_id: UUID) -> str:
+    chance = random.Random()
+    while True:
+        name = random_name(chance)
+        taken = select(RunRow.id).where(RunRow.project_id == project_id, RunRow.run_name == name)
+        if (await session.execute(taken.limit(1))).first() is None:
+            return name
+
+
+async def _ensure_repo(session: AsyncSession, at: InProject, spec: RunSpec) -> RepoRow:
+    assert spec.repo_id is not None
+    row = await find_repo(session, at.project.id, spec.repo_id)
+    if row is None and spec.repo_id == VIRTUAL_REPO_ID:
+        row = RepoRow(id=uuid.uuid4(), project_id=at.project.id, name=VIRTUAL_REPO_ID)
+        row.type, row.info = RepoType.VIRTUAL.value, '{"repo_type":"virtual"}'
+        session.add(row)
+        await session.flush()
+    if row is None:
+        raise RepoNotExists(f"Repo {spec.repo_id!r} does not exist in this project; run `dstack init` first")
+    return row
+
+
+async def _check_archives(session: AsyncSession, at: InProject, spec: RunSpec) -> None:
+    wanted = {archive.id for archive in spec.file_archives}
+    mine = select(FileArchiveRow.id).where(
+        FileArchiveRow.id.in_(wanted), FileArchiveRow.user_id == at.caller.user_id
+    )
+    missing = wanted - set(await session.scalars(mine)) if wanted else set()
+    if missing:
+        raise ResourceNotExists(f"The file archive {missing.pop()} does not exist; upload it first")
+
+
+async def _update(session: AsyncSession, at: InProject, current: Run, spec: RunSpec) -> UUID:
+    """In place: the jobs that run keep running."""
+    if not _can_update(current, spec):
+        fields = ", ".join(changed_run_fields(current.run_spec, spec)) or "nothing"
+        raise InvalidRequest(
+            f"Run {spec.run_name!r} is active and cannot be changed in place (changed: {fields}); stop it first"
+        )
+    values = {"run_spec": dump_json(spec), "deployment_num": current.deployment_num + 1}
+    await runs.update_priority(session, current.id, spec.configuration.priority or 0, values)
+    target = events.Target("run", current.id, spec.run_name or "", at.project.id)
+    await events.record(session, "Run updated", actor=at.caller.user_id, targets=[target])
+    wake(session, f"run:{current.id}", f"placement:{at.project.id}", runs.changed(at.project.id, current.id))
+    return current.id

@@ -1,0 +1,153 @@
+"""Runs: what people ask to be run, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dstack.core.errors import Forbidden, InvalidRequest, ProjectNotFound, ResourceNotExists
+from dstack.core.events import EventTargetType
+from dstack.core.runs import Run, RunStatus, RunTerminationReason
+from dstack.core.schemas.runs import GetRunRequest, ListRunsRequest
+from dstack.server import events
+from dstack.server.access import Caller
+from dstack.server.db.engine import wake
+from dstack.server.db.queries import runs as queries
+from dstack.server.db.tables import JobRow, MemberRow, RunRow
+from dstack.server.operations import run_answers
+from dstack.server.operations.context import Context, InProject
+from dstack.server.operations.run_answers import Document
+
+
+async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list[Document]:
+    """A page of the runs of one project, or of all projects of the caller."""
+    async with ctx.database.session() as session:
+        project_ids = await _project_ids(ctx, session, caller, page.project_name)
+        repo_id = None
+        if page.repo_id is not None:
+            if page.project_name is None or project_ids is None:
+                raise InvalidRequest(
+                    "repo_id needs project_name: ids of repositories are unique in a project only"
+                )
+            repo = await queries.find_repo(session, project_ids[0], page.repo_id)
+            if repo is None:
+                return []
+            repo_id = repo.id
+        wanted = queries.RunFilter(
+            project_ids=project_ids,
+            repo_id=repo_id,
+            user_name=page.username,
+            only_active=page.only_active,
+            before=None if page.prev_submitted_at is None else (page.prev_submitted_at, page.prev_run_id),
+            ascending=page.ascending,
+            limit=page.limit,
+        )
+        rows = await queries.list_page(session, wanted)
+        return await run_answers.load(
+            session, rows, with_jobs=page.include_jobs, submissions=page.job_submissions_limit
+        )
+
+
+async def _project_ids(
+    ctx: Context, session: AsyncSession, caller: Caller, project_name: str | None
+) -> list[UUID] | None:
+    """None: all projects."""
+    if project_name is not None:
+        project = await ctx.access.find_project(project_name)
+        if project is None:
+            raise ProjectNotFound(f"Project {project_name!r} does not exist")
+        if caller.role_in(project) is None:
+            raise Forbidden(f"Access denied: you are not a member of project {project_name!r}")
+        return [project.id]
+    if caller.is_admin:
+        return None
+    return list(await session.scalars(select(MemberRow.project_id).where(MemberRow.user_id == caller.user_id)))
+
+
+async def get_run(ctx: Context, at: InProject, wanted: GetRunRequest) -> Document:
+    """By name (the newest one that is not deleted) or by id."""
+    async with ctx.database.session() as session:
+        row = await _find(session, at, wanted)
+        if row is None:
+            raise ResourceNotExists(f"Run {wanted.run_name or wanted.id} does not exist")
+        return (await run_answers.load(session, [row]))[0]
+
+
+async def _find(session: AsyncSession, at: InProject, wanted: GetRunRequest) -> RowMapping | None:
+    if wanted.id is not None:
+        return await queries.find_by_id(session, at.project.id, wanted.id)
+    if wanted.run_name is None:
+        raise InvalidRequest("Give run_name or id")
+    return await queries.find_by_name(session, at.project.id, wanted.run_name)
+
+
+async def find_current(session: AsyncSession, project_id: UUID, run_name: str | None) -> Run | None:
+    """The newest run of that name as a model."""
+    row = await queries.find_by_name(session, project_id, run_name) if run_name else None
+    if row is None:
+        return None
+    documents = await run_answers.load(session, [row])
+    return Run.model_validate_json(run_answers.dump(documents[0]), extra="ignore")
+
+
+async def stop_runs(ctx: Context, at: InProject, names: Sequence[str], *, abort: bool) -> None:
+    """Asks them to end. Unknown and finished ones are no error; `abort` may follow a stop."""
+    reason = RunTerminationReason.ABORTED_BY_USER if abort else RunTerminationReason.STOPPED_BY_USER
+    async with ctx.database.transaction() as session:
+        for row in await _rows(session, at, names):
+            if RunStatus(row.status).is_finished() or row.stop_requested in (
+                reason.value,
+                RunTerminationReason.ABORTED_BY_USER.value,
+            ):
+                continue
+            row.stop_requested = reason.value
+            row.stop_requested_by = at.caller.user_id
+            verb = "aborted" if abort else "stopped"
+            await events.record(session, f"Run {verb} by user", actor=at.caller.user_id, targets=[target(row)])
+            wake(session, f"run:{row.id}", changed(row.project_id, row.id))
+
+
+async def delete_runs(ctx: Context, at: InProject, names: Sequence[str]) -> None:
+    """Finished ones only, all or none. Unknown names are no error."""
+    async with ctx.database.transaction() as session:
+        rows = await _rows(session, at, names)
+        active = sorted({row.run_name for row in rows if not RunStatus(row.status).is_finished()})
+        if active:
+            raise InvalidRequest(f"Cannot delete active runs: {', '.join(active)}; stop them first")
+        for row in rows:
+            row.deleted = True
+            await events.record(session, "Run deleted", actor=at.caller.user_id, targets=[target(row)])
+            wake(session, changed(row.project_id, row.id))
+
+
+async def _rows(session: AsyncSession, at: InProject, names: Sequence[str]) -> list[RunRow]:
+    statement = select(RunRow).where(
+        RunRow.project_id == at.project.id, RunRow.run_name.in_(names), RunRow.deleted.is_(False)
+    )
+    return list(await session.scalars(statement.with_for_update().order_by(RunRow.submitted_at)))
+
+
+async def update_priority(session: AsyncSession, run_id: UUID, priority: int, values: dict[str, Any]) -> None:
+    """Of the run and of its jobs that wait."""
+    await session.execute(update(RunRow).where(RunRow.id == run_id).values(priority=priority, **values))
+    unfinished = JobRow.finished_at.is_(None)
+    await session.execute(
+        update(JobRow)
+        .where(JobRow.run_id == run_id, unfinished)
+        .values(priority=priority, deployment_num=values["deployment_num"])
+    )
+
+
+def target(row: RunRow) -> events.Target:
+    """For events."""
+    return events.Target(EventTargetType.RUN.value, row.id, row.run_name, row.project_id)
+
+
+def changed(project_id: UUID, run_id: UUID) -> str:
+    """The wake-up for who watches runs."""
+    return f"changed:run:{project_id}:{run_id}"
