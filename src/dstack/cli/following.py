@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -34,6 +35,7 @@ def copy_log(
     context: Context, run_name: str, submission_id: str, out: BinaryIO, *, start_time: str | None = None
 ) -> None:
     """Writes the log of a job as it grows, until it is complete."""
+    sys.stdout.flush()
     try:
         _copy_stream(context, run_name, submission_id, out, start_time)
     except NotSupported:
@@ -50,6 +52,7 @@ def print_stored_log(
     diagnose: bool = False,
 ) -> None:
     """Writes what is stored of a job's log."""
+    sys.stdout.flush()
     token: str | None = None
     while True:
         page = context.rest.logs.poll(
@@ -77,11 +80,17 @@ def _watch(context: Context, run_name: str) -> Iterator[Document]:
                     breaks = 0
                     if line["type"] == "run":
                         yield line["run"]
-        except ServerUnreachable:
-            breaks += 1
-            if breaks > MAX_BREAKS:
-                raise
-            time.sleep(FAST_INTERVAL)
+            raise ServerUnreachable("The server ended the stream of changes")
+        except ServerUnreachable as error:
+            breaks = _pause_after_break(breaks, error)
+
+
+def _pause_after_break(breaks: int, error: ServerUnreachable) -> int:
+    """Waits before the next try and counts the break. Raises the error when there were too many."""
+    if breaks == MAX_BREAKS:
+        raise error
+    time.sleep(FAST_INTERVAL)
+    return breaks + 1
 
 
 def _poll(context: Context, run_name: str) -> Iterator[Document]:
@@ -113,11 +122,9 @@ def _copy_stream(
                         continue
                     write_entry(line, out)
                     breaks, seen = 0, seen + 1
-        except ServerUnreachable:
-            breaks += 1
-            if breaks > MAX_BREAKS:
-                raise
-            time.sleep(FAST_INTERVAL)
+            raise ServerUnreachable("The server ended the stream of the log before its end")
+        except ServerUnreachable as error:
+            breaks = _pause_after_break(breaks, error)
 
 
 def _copy_pages(

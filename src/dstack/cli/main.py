@@ -34,6 +34,9 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(error)
+        return 1
 
 
 def build_parser(*, only: Command | None = None, complete: bool = False) -> argparse.ArgumentParser:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from tests.integration.cli.conftest import Cli
@@ -96,3 +98,25 @@ def test_no_server_is_one_line(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -
         "Cannot connect to the server at http://127.0.0.1:9: Connection refused."
         " Is it running? (`dstack server` starts one)\n",
     )
+
+
+@pytest.mark.parametrize("url", ["nope", "ftp://host", "http://", "http://host:port", "http://[::"])
+def test_what_is_no_url_is_told(bare_cli: Cli, url: str) -> None:
+    assert bare_cli("project", "add", "--name", "m", "--url", url, "--token", "t") == (
+        1,
+        f"{url.rstrip('/')!r} is not the URL of a server: write http://, https:// or http+unix:// and a host\n",
+    )
+
+
+def test_calls_are_in_the_log_file(cli: Cli, server: ReplayServer) -> None:
+    server.replay("27")
+    cli("secret")
+    line = (cli.home / ".dstack/logs/cli/latest.log").read_text()
+    assert line.endswith(f" DEBUG POST {server.url}/api/project/main/secrets/list 200\n")
+
+
+def test_a_server_on_a_unix_socket(bare_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dstack.api.rest.connection.RETRY_DELAY", 0)
+    socket_url = f"http+unix://{quote(str(tmp_path / 'server.sock'), safe='')}"
+    status, out = bare_cli("project", "add", "--name", "m", "--url", socket_url, "--token", "t")
+    assert (status, out.split(":")[0]) == (1, "Cannot connect to the server at http+unix")

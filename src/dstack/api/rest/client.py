@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dstack.api.rest.connection import Connection
@@ -21,8 +22,9 @@ class RestClient:
     Whoever wants models validates the documents with `extra="ignore"`, as `dstack.api.client` does.
     """
 
-    def __init__(self, base_url: str, token: str | None) -> None:
-        self.connection = Connection(base_url, token)
+    def __init__(self, base_url: str, token: str | None, trace: Callable[[str], None] | None = None) -> None:
+        """`trace` is told each call and the status of its answer."""
+        self.connection = Connection(base_url, token, trace)
         self.projects = ProjectsApi(self.connection)
         self.users = UsersApi(self.connection)
         self.runs = RunsApi(self.connection)

@@ -13,10 +13,10 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from dstack import COMPATIBILITY_LEVEL
 from dstack.api.errors import ConfigError, ServerFailure, ServerUnreachable
@@ -31,6 +31,8 @@ MAX_IDLE = 2.0
 """Seconds after which an idle connection is not used again: the server may be about to close it."""
 
 VERSION_VARIABLE = "DSTACK_CLIENT_API_VERSION"
+CA_VARIABLE = "REQUESTS_CA_BUNDLE"
+"""A file of certificate authorities to trust instead of the system's."""
 
 
 class UnixSocketConnection(http.client.HTTPConnection):
@@ -49,14 +51,13 @@ class UnixSocketConnection(http.client.HTTPConnection):
 class Connection:
     """Calls of the REST API. Raises the `RequestError` that an answer stands for, and `dstack.api.errors`."""
 
-    def __init__(self, base_url: str, token: str | None) -> None:
+    def __init__(self, base_url: str, token: str | None, trace: Callable[[str], None] | None = None) -> None:
+        self._trace = trace
         self.base_url = base_url.rstrip("/")
         self._token = token
-        self._parts = urlsplit(self.base_url)
-        if self._parts.scheme not in ("http", "https", "http+unix") or not self._parts.netloc:
-            raise ConfigError(
-                f"{base_url!r} is not the URL of a server: write http://, https:// or http+unix:// and a host"
-            )
+        self._parts = _split_url(self.base_url)
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigError("The token has characters that no token has: copy it again")
         self._http: http.client.HTTPConnection | None = None
         self._used_at = 0.0
 
@@ -91,7 +92,7 @@ class Connection:
             self._http = None
 
     def _fork(self) -> Connection:
-        return Connection(self.base_url, self._token)
+        return Connection(self.base_url, self._token, self._trace)
 
     def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
         response = self._send(method, path, body, headers)
@@ -109,11 +110,15 @@ class Connection:
     ) -> http.client.HTTPResponse:
         connection = self._connected()
         try:
-            connection.request(method, self._parts.path + path, body=body, headers=self._headers() | headers)
+            connection.request(
+                method, self._parts.path + quote(path, safe="/?=&%"), body=body, headers=self._headers() | headers
+            )
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._broken(error) from error
+        if self._trace is not None:
+            self._trace(f"{method} {self.base_url}{path} {response.status}")
         if 300 <= response.status < 400:
             self.close()
             raise ServerFailure(
@@ -143,9 +148,11 @@ class Connection:
             try:
                 connection.connect()
             except (ConnectionRefusedError, FileNotFoundError) as error:
+                connection.close()
                 refused = error
                 continue
             except OSError as error:
+                connection.close()
                 raise ServerUnreachable(f"Cannot reach the server at {self.base_url}: {_reason(error)}") from error
             return connection
         raise ServerUnreachable(
@@ -158,7 +165,7 @@ class Connection:
             return UnixSocketConnection(unquote(self._parts.netloc), timeout=ANSWER_TIMEOUT)
         host, port = self._parts.hostname or "", self._parts.port
         if self._parts.scheme == "https":
-            context = ssl.create_default_context()
+            context = ssl.create_default_context(cafile=os.environ.get(CA_VARIABLE) or None)
             return http.client.HTTPSConnection(host, port, timeout=ANSWER_TIMEOUT, context=context)
         return http.client.HTTPConnection(host, port, timeout=ANSWER_TIMEOUT)
 
@@ -172,6 +179,21 @@ class Connection:
 
     def _broken(self, error: Exception) -> ServerUnreachable:
         return ServerUnreachable(f"The connection to the server at {self.base_url} broke: {_reason(error)}")
+
+
+def _split_url(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https", "http+unix") and bool(parts.netloc)
+        if parts.scheme != "http+unix":
+            is_url = is_url and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise ConfigError(
+            f"{url!r} is not the URL of a server: write http://, https:// or http+unix:// and a host"
+        )
+    return parts
 
 
 def _reason(error: Exception | None) -> str:

@@ -84,8 +84,15 @@ def _override_ports(configuration: AnyRunConfiguration, flags: list[str]) -> lis
     for port in ports:
         given[port.container_port] = port.model_dump()
     for flag in flags:
-        given[int(flag.rpartition(":")[2])] = flag
+        given[_remote_port(flag)] = flag
     return list(given.values())
+
+
+def _remote_port(flag: str) -> int:
+    remote = flag.rpartition(":")[2]
+    if not remote.isdecimal():
+        raise CliError(f"{flag!r} is not a port: write -p 8080 or -p 80:8080")
+    return int(remote)
 
 
 def parse_with_flags(data: Mapping[str, Any]) -> AnyRunConfiguration:

@@ -67,10 +67,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.file == STDIN and not args.yes:
         raise CliError("A configuration from stdin leaves nobody to answer: pass -y to agree beforehand")
-    from dstack.cli.context import connect, start_log_file
+    from dstack.cli.context import connect
     from dstack.cli.files import load_configuration
 
-    start_log_file()
     file = load_configuration(args.file)
     kind = str(getattr(file.configuration, "type", ""))
     if kind not in TYPES:
