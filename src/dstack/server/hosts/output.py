@@ -1,0 +1,76 @@
+"""Brings the output of one task into the log store, each byte once, and lets the host drop what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from dstack.agent import protocol
+from dstack.core.errors import AgentError, HostError, StoreError
+from dstack.server.db.engine import Database
+from dstack.server.db.queries import watching
+from dstack.server.hosts.agent_client import AgentClient
+from dstack.server.hosts.sink import LogSink
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.2
+LAST_RETRY_S = 10.0
+ACKNOWLEDGE_EVERY_BYTES = 4 * 1024 * 1024
+
+
+class OutputFollower:
+    """`run` returns when the task has ended and all of its output is stored, or when the task is gone."""
+
+    def __init__(self, client: AgentClient, job: watching.WatchedJob, database: Database, sink: LogSink) -> None:
+        self._client = client
+        self._job = job
+        self._database = database
+        self._sink = sink
+        self._told_error: str | None = None
+
+    @property
+    def _key(self) -> tuple[str, str, UUID]:
+        return self._job.project_name, self._job.run_name, self._job.id
+
+    async def run(self) -> None:
+        """Tries again after an error; a store that refuses (disk full) is told in the job's facts."""
+        delay = FIRST_RETRY_S
+        while True:
+            try:
+                await self._follow()
+                return await self._tell_stored()
+            except StoreError as error:
+                await self._tell_error(str(error))
+            except AgentError as error:
+                logger.debug("job=%s output ended: %s", self._job.id, error.detail)
+                return
+            except HostError as error:
+                logger.debug("job=%s output interrupted: %s", self._job.id, error.detail)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_RETRY_S)
+
+    async def _follow(self) -> None:
+        position = acknowledged = await self._sink.position(*self._key)
+        async for data, end in self._client.follow_logs(str(self._job.id), position):
+            frames = [(timestamp, payload) for timestamp, payload, _ in protocol.iter_frames(data)]
+            await self._sink.append(*self._key, frames, end)
+            position = end
+            if self._told_error is not None:
+                await self._tell_error(None)
+            if position - acknowledged >= ACKNOWLEDGE_EVERY_BYTES:
+                await self._client.acknowledge_logs(str(self._job.id), position)
+                acknowledged = position
+        await self._client.acknowledge_logs(str(self._job.id), position)
+
+    async def _tell_stored(self) -> None:
+        async with self._database.transaction() as session:
+            await watching.record_logs_stored(session, self._job.id)
+
+    async def _tell_error(self, error: str | None) -> None:
+        if error == self._told_error:
+            return
+        self._told_error = error
+        async with self._database.transaction() as session:
+            await watching.record_logs_error(session, self._job.id, error)

@@ -1,0 +1,89 @@
+"""Which hosts this process watches: all of them on SQLite, those it holds a lease of on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+from dstack.core.errors import DstackError
+from dstack.server.db.queries import watching
+from dstack.server.hosts.connections import Agents, parse_address
+from dstack.server.hosts.watcher import HostWatcher, WatchContext
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=20)
+LOOK_EVERY_S = 5.0
+CLAIMED_AT_ONCE = 200
+
+
+class WatcherPool:
+    """Starts and ends watchers as instances come and go; woken by every change of an instance."""
+
+    def __init__(self, owner: str, agents: Agents, context: WatchContext) -> None:
+        self._owner = owner
+        self._agents = agents
+        self._context = context
+        self._watched: dict[UUID, tuple[str, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._deaf: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Needs a running event loop."""
+        self._deaf = self._context.database.wakeups.listen(self._hear)
+        self._loop = asyncio.ensure_future(self._run())
+
+    def _hear(self, name: str) -> None:
+        if name.startswith("instance:"):
+            self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                self._apply({instance.id: instance.address for instance in await self._find()})
+            except DstackError as error:
+                logger.warning("watchers: %s", error.detail)
+            await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            return
+
+    async def _find(self) -> list[watching.WatchedInstance]:
+        database, now = self._context.database, self._context.now()
+        if database.dialect == "sqlite":
+            async with database.session() as session:
+                return await watching.list_watched_instances(session)
+        async with database.transaction() as session:
+            return await watching.claim_instances(
+                session, self._owner, now=now, until=now + LEASE, limit=CLAIMED_AT_ONCE
+            )
+
+    def _apply(self, wanted: dict[UUID, str]) -> None:
+        for id, (address, _) in list(self._watched.items()):
+            if wanted.get(id) != address:
+                self._watched.pop(id)[1].cancel()
+        for id, address in wanted.items():
+            if id not in self._watched:
+                client = self._agents.client(parse_address(address))
+                watcher = HostWatcher(id, client, self._context)
+                self._watched[id] = (address, asyncio.ensure_future(watcher.run()))
+
+    async def stop(self) -> None:
+        """Ends all watchers and gives their leases back."""
+        self._deaf()
+        tasks = [task for _, task in self._watched.values()] + ([self._loop] if self._loop else [])
+        self._watched.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._context.database.dialect != "sqlite":
+            async with self._context.database.transaction() as session:
+                await watching.release_instances(session, self._owner)
