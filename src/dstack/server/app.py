@@ -13,14 +13,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dstack import COMPATIBILITY_LEVEL
 from dstack.backends.registry import BackendContext
+from dstack.server import clock
 from dstack.server.access import Access, DefaultPermissions, FailedAttempts
 from dstack.server.api import errors, event_lists, files, logs, projects, repos, runs, secrets, server_info, users
 from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
+from dstack.server.hosts.agents import Agents
 from dstack.server.operations.context import Context
 from dstack.server.operations.own_users import OwnUsers
+from dstack.server.orchestrator.engine import Engine
+from dstack.server.orchestrator.kinds import KINDS
+from dstack.server.orchestrator.world import World
 from dstack.server.settings import Settings
 from dstack.server.stores.logs.files import FileLogStore
 
@@ -57,10 +62,17 @@ async def running(
         own_users=OwnUsers(database.wakeups),
         permissions=permissions,
     )
+    agents = Agents()
+    world = World(database, database.wakeups, backends, agents, log_store, encryption, clock.now)
+    engine = Engine(database, KINDS, world)
     try:
+        if not settings.background_disabled:
+            await engine.start()
         yield build(context)
     finally:
         context.stopping.set()
+        await engine.stop()
+        await agents.close()
         access.close()
         backends.close()
         await log_store.close()
