@@ -44,7 +44,7 @@ class FleetKind:
             InstanceRow.id, InstanceRow.instance_num, InstanceRow.status, InstanceRow.terminate_requested
         )
         living = (InstanceRow.fleet_id == id, InstanceRow.status != InstanceStatus.TERMINATED.value)
-        members = (await session.execute(columns.where(*living))).tuples().all()
+        members = (await session.execute(columns.where(*living))).all()
         return _snapshot(row, members)
 
     def decide(self, snapshot: FleetSnapshot, now: datetime) -> Decision[FleetStatus]:

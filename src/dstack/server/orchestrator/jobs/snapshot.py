@@ -146,7 +146,7 @@ async def _may_start(session: AsyncSession, job: JobRow, run_spec: str) -> bool:
         JobRow.replica_num == job.replica_num,
         JobRow.submission_num == job.submission_num,
     )
-    nodes = (await session.execute(query.where(*same_attempt))).tuples().all()
+    nodes = (await session.execute(query.where(*same_attempt))).all()
     if any(address is None for _, _, address in nodes):
         return False
     return _is_turn(job.job_num, {num: status for num, status, _ in nodes}, _startup_order(run_spec))

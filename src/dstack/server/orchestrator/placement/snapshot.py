@@ -110,7 +110,7 @@ async def _waiting_jobs(session: AsyncSession, project_id: UUID) -> tuple[Waitin
         .order_by(JobRow.priority.desc(), JobRow.submitted_at, JobRow.run_id, JobRow.replica_num, JobRow.job_num)
         .limit(MAX_LOADED)
     )
-    return tuple(_job(job, spec, fleet_id) for job, spec, fleet_id in (await session.execute(query)).tuples())
+    return tuple(_job(job, spec, fleet_id) for job, spec, fleet_id in (await session.execute(query)))
 
 
 def _job(row: JobRow, run_spec: str, fleet_id: UUID | None) -> WaitingJob:

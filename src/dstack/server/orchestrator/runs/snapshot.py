@@ -190,7 +190,7 @@ async def _submit(session: AsyncSession, run: RunSnapshot, replica_nums: Sequenc
     row = (await session.execute(select(RunRow.run_spec, RunRow.deployment_num).where(RunRow.id == run.id))).one()
     known = {(job.replica_num, job.job_num): job for job in run.jobs}
     query = select(J.id, J.job_spec).where(J.id.in_([job.id for job in run.jobs]))
-    texts = {id: text for id, text in (await session.execute(query)).tuples()}
+    texts = {id: text for id, text in (await session.execute(query))}
     values: list[dict[str, Any]] = []
     for replica_num in replica_nums:
         before = [job for place, job in known.items() if place[0] == replica_num]
