@@ -96,11 +96,8 @@ class Connection:
 
     def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
         response = self._send(method, path, body, headers)
-        try:
+        with self._closed_on_failure():
             content = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise self._broken(error) from error
         self._used_at = time.monotonic()
         check_status(path, response.status, content)
         return parse_json(path, content)
@@ -109,14 +106,10 @@ class Connection:
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> http.client.HTTPResponse:
         connection = self._connected()
-        try:
-            connection.request(
-                method, self._parts.path + quote(path, safe="/?=&%"), body=body, headers=self._headers() | headers
-            )
+        target = self._parts.path + quote(path, safe="/?=&%")
+        with self._closed_on_failure():
+            connection.request(method, target, body=body, headers=self._headers() | headers)
             response = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise self._broken(error) from error
         if self._trace is not None:
             self._trace(f"{method} {self.base_url}{path} {response.status}")
         if 300 <= response.status < 400:
@@ -125,6 +118,18 @@ class Connection:
                 f"{self.base_url} redirects to {response.headers.get('Location')}: use that server's URL instead"
             )
         return response
+
+    @contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        """An answer that was not read to its end (Ctrl-C counts) makes the connection useless for the next call."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise self._broken(error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "*/*", "X-API-VERSION": os.environ.get(VERSION_VARIABLE) or COMPATIBILITY_LEVEL}
