@@ -99,5 +99,5 @@ def test_a_second_one_aborts(cli: Cli, waiting: Waiting, server: ReplayServer, t
     assert waiting.polled.wait(30)
     process.send_signal(signal.SIGINT)
     status, lines = _finish(process)
-    assert (status, lines[-1]) == (0, "Aborting t1.")
+    assert (status, lines[-1]) == (0, "Stop the run t1 before leaving it? [y/N]: Aborting t1.")
     assert [body["abort"] for body in server.bodies(f"{PROJECT}/runs/stop")] == [False, True]

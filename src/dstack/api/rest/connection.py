@@ -121,7 +121,7 @@ class Connection:
 
     @contextmanager
     def _closed_on_failure(self) -> Iterator[None]:
-        """An answer that was not read to its end (Ctrl-C counts) makes the connection useless for the next call."""
+        """An answer that was not read to its end (Ctrl-C counts) makes the connection useless for another."""
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
