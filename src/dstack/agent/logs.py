@@ -134,12 +134,12 @@ class LogWriter:
 
     def append(self, timestamp_us: int, payload: bytes) -> None:
         """One frame; starts a new segment when the present one is full."""
-        if self.end - self._start >= self._segment_bytes:
-            self._rotate()
         self.append_frames(encode_frame(timestamp_us, payload))
 
     def append_frames(self, frames: bytes) -> None:
         """Frames that are encoded already; they stay in one segment."""
+        if self.end - self._start >= self._segment_bytes:
+            self._rotate()
         try:
             written = os.write(self._descriptor, frames)
             while written < len(frames):

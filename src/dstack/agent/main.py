@@ -14,6 +14,8 @@ import time
 from typing import List, Optional
 
 from dstack.agent import host, http, logs
+from dstack.agent.docker import Docker, DockerError
+from dstack.agent.executors.container import ContainerExecutor
 from dstack.agent.executors.process import ProcessExecutor
 from dstack.agent.server import Agent
 from dstack.agent.tasks import Task, Tasks
@@ -106,6 +108,9 @@ class AgentProcess:
         self._notify_path = os.path.join(folder, "notify.sock")
         self.processes = ProcessExecutor(self.tasks, self._notify_path, options.log_limit_bytes)
         self.agent.add(self.processes)
+        docker = self.agent.docker = Docker(options.docker_socket)
+        self.containers = ContainerExecutor(self.tasks, docker, self.agent.agent_id)
+        self.agent.add(self.containers)
         self._exit_when_idle: Optional[float] = options.exit_when_idle
         self._stopping = asyncio.Event()
         self._idle_since: Optional[float] = None
@@ -123,13 +128,21 @@ class AgentProcess:
         await self.http.start(os.path.join(self._folder, "agent.sock"))
         _log.info("the agent serves %s", self._folder)
         checking = asyncio.ensure_future(self._check())
+        cleaning = asyncio.ensure_future(self._remove_leftovers())
         await self._stopping.wait()
-        checking.cancel()
+        for part in (checking, cleaning):
+            part.cancel()
         await self.http.stop()
         for executor in self.agent.executors.values():
             await executor.close()
         loop.remove_reader(notifications)
         notifications.close()
+
+    async def _remove_leftovers(self) -> None:
+        try:
+            await self.containers.remove_leftovers()
+        except DockerError as error:
+            _log.info("no look for left containers: %s", error)
 
     def _notified(self, notifications: socket.socket) -> None:
         for _ in range(64):

@@ -8,10 +8,11 @@ import json
 import os
 import re
 import uuid
-from typing import Any, AsyncIterator, Dict, List
+from typing import Any, AsyncIterator, Dict, List, Optional
 
 from dstack import __version__
 from dstack.agent import logs
+from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.base import Executor
 from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import HttpError, Request, Response, json_response
@@ -34,11 +35,11 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 class Agent:
     """Binds the protocol to tasks and executors. `host` is what `AgentInfo.host` tells."""
 
-    def __init__(self, tasks: Tasks, host: Dict[str, Any], container_error: str = "") -> None:
+    def __init__(self, tasks: Tasks, host: Dict[str, Any]) -> None:
         self.tasks = tasks
         self.executors: Dict[str, Executor] = {}
         self.host = host
-        self.container_error = container_error
+        self.docker: Optional[Docker] = None
         self.agent_id = _agent_id(tasks.folder)
 
     def add(self, executor: Executor) -> None:
@@ -60,17 +61,17 @@ class Agent:
             raise HttpError(404, f"no such path: {request.path}")
         if parts[1] == "tasks" and len(parts) > 2:
             return await self._handle_task(request, checked_name(parts[2]), parts[3:])
-        calls = {"info": self._info, "tasks": self._list, "events": self._events}
-        if len(parts) != 2 or parts[1] not in calls:
+        calls = {"tasks": self._list, "events": self._events}
+        if len(parts) != 2 or parts[1] not in (*calls, "info"):
             raise HttpError(404, f"no such path: {request.path}")
         if request.method != "GET":
             raise HttpError(405, f"{request.method} cannot be used on {request.path}")
-        return calls[parts[1]](request)
+        return await self._info() if parts[1] == "info" else calls[parts[1]](request)
 
     async def _handle_task(self, request: Request, task_id: str, rest: List[str]) -> Response:
         call = (request.method, "/".join(rest))
         if call == ("PUT", ""):
-            return self._put(task_id, await request.json())
+            return await self._put(task_id, await request.json())
         if call == ("GET", ""):
             return json_response(self._find(task_id).full_state().to_json())
         if call == ("DELETE", ""):
@@ -91,15 +92,26 @@ class Agent:
             raise HttpError(404, f"there is no task {task_id} on this host")
         return task
 
-    def _info(self, request: Request) -> Response:
+    async def _container_error(self) -> str:
+        """Why containers cannot be run now; empty when they can."""
+        if self.docker is None:
+            return "" if "container" in self.executors else "this agent runs no containers"
+        try:
+            await self.docker.negotiate()
+        except DockerError as error:
+            return str(error)
+        return ""
+
+    async def _info(self) -> Response:
+        container_error = await self._container_error()
         info = AgentInfo(
             agent_version=__version__,
             protocol=PROTOCOL_VERSION,
             agent_id=self.agent_id,
             pid=os.getpid(),
             seq=self.tasks.seq,
-            executors=sorted(self.executors),
-            container_error=self.container_error,
+            executors=sorted(name for name in self.executors if name != "container" or not container_error),
+            container_error=container_error,
             host=self.host,
         )
         return json_response(info.to_json())
@@ -107,14 +119,16 @@ class Agent:
     def _list(self, request: Request) -> Response:
         return json_response({"tasks": [task.full_state().to_json() for task in self.tasks.list()]})
 
-    def _put(self, task_id: str, data: Dict[str, Any]) -> Response:
+    async def _put(self, task_id: str, data: Dict[str, Any]) -> Response:
         try:
             spec = TaskSpec.from_json({**data, "id": data.get("id", task_id)})
         except TypeError as error:
             raise HttpError(400, f"the task is malformed: {error}") from error
         if spec.id != task_id:
             raise HttpError(400, f"the path names task {task_id}, the body {spec.id}")
-        task = self.tasks.find(task_id)
+        if self.tasks.find(task_id) is None:
+            await self._check_executor(spec)
+        task = self.tasks.find(task_id)  # looked for after all waiting
         if task is None:
             task = self._create(spec)
         elif task.spec is not None and task.spec != spec:
@@ -123,12 +137,16 @@ class Agent:
             self._executor(task).ensure(task)
         return json_response(task.full_state().to_json())
 
-    def _create(self, spec: TaskSpec) -> Task:
-        if spec.executor not in self.executors:
-            reason = self.container_error if spec.executor == "container" else ""
+    async def _check_executor(self, spec: TaskSpec) -> None:
+        if spec.executor == "container":
+            error = await self._container_error()
+            if error:
+                raise HttpError(400, error)
+        elif spec.executor not in self.executors:
             known = ", ".join(sorted(self.executors))
-            message = reason or f"this agent has no executor {spec.executor!r}; it has {known}"
-            raise HttpError(400, message)
+            raise HttpError(400, f"this agent has no executor {spec.executor!r}; it has {known}")
+
+    def _create(self, spec: TaskSpec) -> Task:
         task = self.tasks.create(spec.id, spec)
         uploads = self._uploads(spec.id)
         if os.path.isdir(uploads):
