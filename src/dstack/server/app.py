@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -20,13 +21,16 @@ from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
-from dstack.server.hosts.agents import Agents
+from dstack.server.hosts.connections import Agents
+from dstack.server.hosts.pool import WatcherPool
+from dstack.server.hosts.watcher import WatchContext
 from dstack.server.operations.context import Context
 from dstack.server.operations.own_users import OwnUsers
 from dstack.server.orchestrator.engine import Engine
 from dstack.server.orchestrator.kinds import KINDS
 from dstack.server.orchestrator.world import World
 from dstack.server.settings import Settings
+from dstack.server.stores.logs.base import Frame, LogKey, LogStore
 from dstack.server.stores.logs.files import FileLogStore
 
 logger = logging.getLogger(__name__)
@@ -62,20 +66,59 @@ async def running(
         own_users=OwnUsers(database.wakeups),
         permissions=permissions,
     )
-    agents = Agents()
-    world = World(database, database.wakeups, backends, agents, log_store, encryption, clock.now)
-    engine = Engine(database, KINDS, world)
     try:
-        if not settings.background_disabled:
-            await engine.start()
-        yield build(context)
+        if settings.background_disabled:
+            yield build(context)
+        else:
+            async with _orchestrating(database, encryption, backends, log_store):
+                yield build(context)
     finally:
         context.stopping.set()
-        await engine.stop()
-        await agents.close()
         access.close()
         backends.close()
         await log_store.close()
+
+
+class _LogSink:
+    """The log store as the watchers of hosts see it."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+
+    async def position(self, project_name: str, run_name: str, job_id: UUID) -> int:
+        return await self._store.position(LogKey(project_name, run_name, job_id))
+
+    async def append(
+        self, project_name: str, run_name: str, job_id: UUID, frames: Sequence[Frame], end_offset: int
+    ) -> None:
+        await self._store.append(LogKey(project_name, run_name, job_id), frames, end_offset)
+
+
+@asynccontextmanager
+async def _orchestrating(
+    database: Database, encryption: Encryption, backends: ConfiguredBackends, log_store: LogStore
+) -> AsyncIterator[None]:
+    """The loop and the watchers of hosts; agents and their jobs live on when they end."""
+    agents = Agents()
+    world = World(
+        database=database,
+        wakeups=database.wakeups,
+        backends=backends,
+        agents=agents,
+        log_store=log_store,
+        encryption=encryption,
+        clock=clock.now,
+    )
+    engine = Engine(database, KINDS, world)
+    watchers = WatcherPool(str(uuid4()), agents, WatchContext(database, _LogSink(log_store), clock.now))
+    watchers.start()
+    await engine.start()
+    try:
+        yield
+    finally:
+        await engine.stop()
+        await watchers.stop()
+        await agents.close()
 
 
 def build(context: Context) -> FastAPI:
