@@ -16,7 +16,21 @@ from dstack import COMPATIBILITY_LEVEL
 from dstack.backends.registry import BackendContext
 from dstack.server import clock
 from dstack.server.access import Access, DefaultPermissions, FailedAttempts
-from dstack.server.api import errors, event_lists, files, logs, projects, repos, runs, secrets, server_info, users
+from dstack.server.api import (
+    errors,
+    event_lists,
+    files,
+    fleets,
+    gpus,
+    instances,
+    logs,
+    projects,
+    repos,
+    runs,
+    secrets,
+    server_info,
+    users,
+)
 from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
@@ -45,6 +59,9 @@ ROUTERS = (
     event_lists.router,
     runs.router,
     logs.router,
+    fleets.router,
+    instances.router,
+    gpus.router,
 )
 
 

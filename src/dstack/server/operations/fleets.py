@@ -1,24 +1,173 @@
-"""Fleets: what a project keeps compute in."""
+"""Fleets: what a project keeps compute in. The orchestrator fills, empties and removes them."""
 
 from __future__ import annotations
 
+import json
+import random
 import uuid
+from collections.abc import Iterable
 from uuid import UUID
 
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.canonical import dump_json
+from dstack.core.configurations.fleet import FleetConfiguration
+from dstack.core.diff import can_update_fleet, changed_fleet_fields
+from dstack.core.errors import InvalidRequest, ResourceNotExists
 from dstack.core.events import EventTargetType
-from dstack.core.fleets import FleetSpec, FleetStatus
+from dstack.core.fleets import Fleet, FleetPlan, FleetSpec, FleetStatus
+from dstack.core.instances import InstanceStatus, InstanceTerminationReason
+from dstack.core.names import check_resource_name, random_name
+from dstack.core.plans import ApplyAction
+from dstack.core.schemas.fleets import ApplyFleetPlanRequest, ListFleetsRequest
 from dstack.server import clock, events
+from dstack.server.access import Caller
 from dstack.server.db.engine import wake
-from dstack.server.db.tables import FleetRow
+from dstack.server.db.queries import fleets as queries
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, MemberRow, ProjectRow, RunRow
+from dstack.server.operations import fleet_answers, offers
+from dstack.server.operations.context import Context, InProject
+from dstack.server.planning.new_instance import instance_values
+
+FINISHED_RUNS = ("terminated", "failed", "done")
+FINISHED_JOBS = ("terminated", "aborted", "failed", "done")
+
+
+async def list_fleets(ctx: Context, caller: Caller, page: ListFleetsRequest) -> list[Fleet]:
+    """A page of the fleets of all projects of the caller; admins see all."""
+    async with ctx.database.session() as session:
+        projects = await visible_projects(
+            session, caller, None if page.project_name is None else [page.project_name]
+        )
+        rows = await queries.list_page(
+            session,
+            projects,
+            only_active=page.only_active,
+            before=None if page.prev_created_at is None else (page.prev_created_at, page.prev_id),
+            ascending=page.ascending,
+            limit=page.limit,
+        )
+        return await fleet_answers.load(session, rows)
+
+
+async def visible_projects(session: AsyncSession, caller: Caller, names: list[str] | None) -> list[UUID] | None:
+    """Ids of the projects whose compute the caller may see; None: all there are."""
+    if caller.is_admin and names is None:
+        return None
+    query = select(ProjectRow.id).where(ProjectRow.deleted.is_(False))
+    if names is not None:
+        query = query.where(ProjectRow.name.in_(names))
+    if not caller.is_admin:
+        mine = select(MemberRow.project_id).where(MemberRow.user_id == caller.user_id)
+        query = query.where(ProjectRow.id.in_(mine))
+    return list(await session.scalars(query))
+
+
+async def list_project_fleets(ctx: Context, at: InProject) -> list[Fleet]:
+    """Oldest first."""
+    async with ctx.database.session() as session:
+        rows = await queries.list_of_projects(session, [at.project.id])
+        return await fleet_answers.load(session, rows)
+
+
+async def get_fleet(ctx: Context, at: InProject, *, name: str | None, id: UUID | None) -> Fleet:
+    """Raises ResourceNotExists."""
+    if name is None and id is None:
+        raise InvalidRequest("Say which fleet: give its name or its id")
+    async with ctx.database.session() as session:
+        if id is not None:
+            row = await queries.find_by_id(session, at.project.id, id)
+        else:
+            row = await queries.find_by_name(session, at.project.id, name or "")
+        if row is None:
+            raise ResourceNotExists(f"Fleet {str(id) if id is not None else name!r} does not exist")
+        return (await fleet_answers.load(session, [row]))[0]
+
+
+async def get_plan(ctx: Context, at: InProject, spec: FleetSpec) -> FleetPlan:
+    """What applying would do, and what the fleet could be made of; nothing is stored."""
+    check(spec.configuration)
+    async with ctx.database.session() as session:
+        current = await _find_current(session, at.project.id, spec.configuration.name)
+    market = await offers.load_market(ctx.database, ctx.backends, at.project.id)
+    found = offers.fleet_offers(market, spec)
+    can_update = current is not None and can_update_fleet(current.spec, spec)
+    return FleetPlan(
+        project_name=at.project.name,
+        user=at.caller.username,
+        spec=spec,
+        effective_spec=spec,
+        current_resource=current,
+        offers=found[: offers.SHOWN_OFFERS],
+        total_offers=len(found),
+        max_offer_price=offers.highest_price(found),
+        action=ApplyAction.UPDATE if can_update else ApplyAction.CREATE,
+    )
+
+
+def check(configuration: FleetConfiguration) -> None:
+    """Raises InvalidRequest for what cannot be a fleet of this server."""
+    if configuration.ssh_config is not None:
+        raise InvalidRequest(
+            "SSH fleets (`ssh_config`) are not available in this version yet; "
+            "give `nodes` for a fleet on the project's backends"
+        )
+    if configuration.nodes is None:
+        raise InvalidRequest("A fleet needs `nodes`: how many instances it may have, such as `nodes: 0..2`")
+    if configuration.name is not None:
+        try:
+            check_resource_name(configuration.name, "fleet")
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+
+
+async def apply(ctx: Context, at: InProject, wanted: ApplyFleetPlanRequest) -> Fleet:
+    """Makes a fleet, or changes the one of that name in place."""
+    spec = wanted.plan.spec
+    check(spec.configuration)
+    async with ctx.database.transaction() as session:
+        # One at a time in a project, so that a name is given to one fleet only.
+        await session.execute(select(ProjectRow.id).where(ProjectRow.id == at.project.id).with_for_update())
+        current = await _find_current(session, at.project.id, spec.configuration.name)
+        if not wanted.force:
+            _assert_unchanged(current, wanted.plan.current_resource)
+        if current is not None:
+            fleet_id = await _update(session, at, current, spec)
+        else:
+            named = await _named(session, at.project.id, spec)
+            fleet_id = (await add_fleet(session, at.project.id, named, actor=at.caller.user_id)).id
+    return await get_fleet(ctx, at, name=None, id=fleet_id)
+
+
+async def _find_current(session: AsyncSession, project_id: UUID, name: str | None) -> Fleet | None:
+    row = None if name is None else await queries.find_by_name(session, project_id, name)
+    return None if row is None else (await fleet_answers.load(session, [row]))[0]
+
+
+def _assert_unchanged(current: Fleet | None, planned: Fleet | None) -> None:
+    if current is None and planned is None:
+        return
+    if current is None or planned is None or (current.id, current.spec) != (planned.id, planned.spec):
+        raise InvalidRequest("The fleet has changed since the plan was made; apply again")
+
+
+async def _named(session: AsyncSession, project_id: UUID, spec: FleetSpec) -> FleetSpec:
+    if spec.configuration.name is not None:
+        return spec
+    chance = random.Random()
+    while True:
+        name = random_name(chance)
+        if await queries.find_by_name(session, project_id, name) is None:
+            break
+    return spec.model_copy(update={"configuration": spec.configuration.model_copy(update={"name": name})})
 
 
 async def add_fleet(
     session: AsyncSession, project_id: UUID, spec: FleetSpec, *, actor: UUID | None, secrets: str | None = None
 ) -> FleetRow:
-    """The row, its event, and the wake-ups. The spec has a name and no private keys."""
+    """The rows of the fleet and of the instances it starts with, the event, and the wake-ups. The spec has a name
+    and no private keys."""
     name = spec.configuration.name
     assert name is not None
     now = clock.now()
@@ -30,11 +179,131 @@ async def add_fleet(
         secrets=secrets,
         created_at=now,
         last_processed_at=now,
+        last_consolidated_at=now,
         status=FleetStatus.ACTIVE.value,
     )
     session.add(row)
     await session.flush()
-    target = events.Target(EventTargetType.FLEET.value, row.id, name, project_id)
-    await events.record(session, "Fleet created", actor=actor, targets=[target])
+    target = _target(row.id, name, project_id)
+    instances = await _add_instances(session, row, spec)
+    await events.record(session, "Fleet created", actor=actor, targets=[target, *instances])
     wake(session, f"fleet:{row.id}", f"placement:{project_id}")
     return row
+
+
+async def _add_instances(session: AsyncSession, row: FleetRow, spec: FleetSpec) -> list[events.Target]:
+    nodes = spec.configuration.nodes
+    values = [
+        instance_values(
+            fleet_spec=json.loads(row.spec),
+            fleet_id=row.id,
+            fleet_name=row.name,
+            project_id=row.project_id,
+            num=num,
+            now=row.created_at,
+        )
+        for num in range(nodes.target if nodes is not None else 0)
+    ]
+    if values:
+        await session.execute(insert(InstanceRow), values)
+    wake(session, *(f"instance:{one['id']}" for one in values))
+    kind = EventTargetType.INSTANCE.value
+    return [events.Target(kind, one["id"], one["name"], row.project_id) for one in values]
+
+
+async def _update(session: AsyncSession, at: InProject, current: Fleet, spec: FleetSpec) -> UUID:
+    """In place: the instances that it has stay. Fruitless attempts to fill it are forgotten."""
+    row = await session.get_one(FleetRow, current.id)
+    if row.deleted_at is not None:
+        raise InvalidRequest(f"Fleet {current.name!r} is being deleted; apply again once it is gone")
+    if not can_update_fleet(current.spec, spec):
+        changed = ", ".join(changed_fleet_fields(current.spec, spec))
+        raise InvalidRequest(
+            f"Fleet {current.name!r} cannot be changed in place (changed: {changed}); delete it first"
+        )
+    if current.spec != spec:
+        row.spec, row.consolidation_attempt = dump_json(spec), 0
+        target = _target(row.id, row.name, row.project_id)
+        await events.record(session, "Fleet updated", actor=at.caller.user_id, targets=[target])
+        wake(session, f"fleet:{row.id}", f"placement:{row.project_id}")
+    return row.id
+
+
+async def delete_fleets(ctx: Context, at: InProject, names: Iterable[str]) -> None:
+    """All or none; unknown ones are ignored. Raises InvalidRequest while a run uses one."""
+    async with ctx.database.transaction() as session:
+        for name in dict.fromkeys(names):
+            row = await _lock(session, at.project.id, name)
+            if row is None or row.deleted_at is not None:
+                continue
+            await _assert_unused(session, row)
+            row.deleted_at = clock.now()
+            target = _target(row.id, row.name, row.project_id)
+            await events.record(session, "Fleet deletion requested", actor=at.caller.user_id, targets=[target])
+            wake(session, f"fleet:{row.id}", f"placement:{row.project_id}")
+
+
+async def delete_instances(ctx: Context, at: InProject, name: str, nums: list[int]) -> None:
+    """All or none. Raises ResourceNotExists for an unknown one, InvalidRequest while a run uses one."""
+    async with ctx.database.transaction() as session:
+        row = await _lock(session, at.project.id, name)
+        if row is None:
+            raise ResourceNotExists(f"Fleet {name!r} does not exist")
+        instances = await _instances(session, row, nums)
+        ids = [instance.id for instance in instances]
+        users = await _jobs_on(session, JobRow.instance_id.in_(ids))
+        if users:
+            raise InvalidRequest(
+                f"These instances of fleet {name!r} are in use by {_listed(users)}; stop these first"
+            )
+        asked = update(InstanceRow).where(InstanceRow.id.in_(ids), InstanceRow.terminate_requested.is_(None))
+        reason = InstanceTerminationReason.TERMINATED_BY_USER.value
+        await session.execute(asked.values(terminate_requested=reason))
+        kind = EventTargetType.INSTANCE.value
+        targets = [events.Target(kind, one.id, one.name, row.project_id) for one in instances]
+        await events.record(session, "Instance termination requested", actor=at.caller.user_id, targets=targets)
+        wake(session, *(f"instance:{id}" for id in ids))
+
+
+async def _lock(session: AsyncSession, project_id: UUID, name: str) -> FleetRow | None:
+    where = (FleetRow.project_id == project_id, FleetRow.name == name, FleetRow.deleted.is_(False))
+    return await session.scalar(select(FleetRow).where(*where).with_for_update())
+
+
+async def _instances(session: AsyncSession, row: FleetRow, nums: list[int]) -> list[InstanceRow]:
+    """The living ones of these numbers."""
+    living = (InstanceRow.deleted.is_(False), InstanceRow.status != InstanceStatus.TERMINATED.value)
+    query = select(InstanceRow).where(InstanceRow.fleet_id == row.id, *living, InstanceRow.instance_num.in_(nums))
+    found = list(await session.scalars(query.order_by(InstanceRow.instance_num)))
+    missing = sorted(set(nums) - {instance.instance_num for instance in found})
+    if missing or not nums:
+        which = ", ".join(map(str, missing))
+        raise ResourceNotExists(f"Fleet {row.name!r} has no instance {which}" if which else "No instance is named")
+    return found
+
+
+async def _assert_unused(session: AsyncSession, row: FleetRow) -> None:
+    """Neither by a job that is on one of its instances or about to be, nor by a run that is bound to it."""
+    runs = select(RunRow.run_name).where(
+        RunRow.fleet_id == row.id, RunRow.status.not_in(FINISHED_RUNS), RunRow.deleted.is_(False)
+    )
+    mine = select(InstanceRow.id).where(InstanceRow.fleet_id == row.id)
+    jobs = await _jobs_on(session, (JobRow.fleet_id == row.id) | JobRow.instance_id.in_(mine))
+    users = sorted({*await session.scalars(runs.limit(5)), *jobs})
+    if users:
+        raise InvalidRequest(f"Fleet {row.name!r} is in use by {_listed(users)}; stop these first")
+
+
+async def _jobs_on(session: AsyncSession, where: ColumnElement[bool]) -> list[str]:
+    """Names of a few runs with unfinished jobs there."""
+    query = select(RunRow.run_name).join(JobRow, JobRow.run_id == RunRow.id)
+    query = query.where(where, JobRow.status.not_in(FINISHED_JOBS)).distinct().limit(5)
+    return sorted(await session.scalars(query))
+
+
+def _listed(names: list[str]) -> str:
+    return f"run{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _target(id: UUID, name: str, project_id: UUID) -> events.Target:
+    return events.Target(EventTargetType.FLEET.value, id, name, project_id)

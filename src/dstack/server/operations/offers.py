@@ -33,6 +33,7 @@ from dstack.server.db.queries import fleets as queries
 from dstack.server.operations.context import Context, InProject
 from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet
 from dstack.server.planning.offers import (
+    OWN_MACHINE,
     PART,
     BackendOffer,
     ExistingInstance,
@@ -67,6 +68,11 @@ class Fleet:
         nodes = self.spec.configuration.nodes or FleetNodesSpec(min=0, target=0)
         has_room = nodes.max is None or len(self.instances) < nodes.max
         return self.spec.configuration.ssh_config is None and has_room
+
+    def new_to(self, offers: Iterable[BackendOffer]) -> list[BackendOffer]:
+        """The server's own machine is there once."""
+        has_own = any(instance["backend"] == OWN_MACHINE for instance in self.instances)
+        return [found for found in offers if not (has_own and found.backend == OWN_MACHINE)]
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def job_offers(market: Market, wish: Wish) -> list[InstanceOfferWithAvailability
         if _may_create(fleet, wish):
             blocks = fleet.spec.configuration.blocks
             new += creatable(
-                _possible(market.offers, combined.requirements),
+                _possible(fleet.new_to(market.offers), combined.requirements),
                 combined.requirements,
                 combined.limits,
                 blocks=blocks,

@@ -23,7 +23,7 @@ from dstack.server.planning.matching import (
 )
 
 OWN_MACHINE = "local"
-"""The backend that is asked for no more than the user wrote (ADR 0005)."""
+"""The backend of the machine that the server runs on."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,11 @@ def _creatable(
     offer = candidate.offer
     if not offer.availability.is_available() or limits.mismatch(offer) is not None:
         return None
-    requirements = _asked_of(candidate.backend, requirements)
-    total = block_count(blocks, offer.instance.resources)
-    share = _share(requirements, offer, total, total)
+    if candidate.backend == OWN_MACHINE:
+        share, total = _slot(requirements, offer), 1
+    else:
+        total = block_count(blocks, offer.instance.resources)
+        share = _share(requirements, offer, total, total)
     if share is None:
         return None
     zones = {"availability_zones": limits.zones_of(offer)}
@@ -154,9 +156,13 @@ def _reusable(
     offer = instance.offer
     if not instance.status.is_available() or limits.mismatch(offer) is not None:
         return None
-    requirements, total = _asked_of(instance.backend, requirements), instance.total_blocks
-    free_share = _share(requirements, offer, instance.free_blocks, total)
-    share = free_share or _share(requirements, offer, total, total)
+    total = instance.total_blocks
+    if instance.backend == OWN_MACHINE:
+        share = _slot(requirements, offer)
+        free_share = share if instance.free_blocks else None
+    else:
+        free_share = _share(requirements, offer, instance.free_blocks, total)
+        share = free_share or _share(requirements, offer, total, total)
     if share is None:
         return None
     availability = InstanceAvailability.IDLE if free_share else InstanceAvailability.BUSY
@@ -164,8 +170,10 @@ def _reusable(
     return shown.model_copy(update={"availability": availability})
 
 
-def _asked_of(backend: str, requirements: Requirements) -> Requirements:
-    return without_defaults(requirements) if backend == OWN_MACHINE else requirements
+def _slot(requirements: Requirements, offer: InstanceOfferWithAvailability) -> Share | None:
+    """Jobs on the server's own machine share it as a whole, and need no more than the user wrote (ADR 0005)."""
+    mismatch = whole_mismatch(without_defaults(requirements), offer)
+    return Share(1, offer.instance.resources) if mismatch is None else None
 
 
 def _share(

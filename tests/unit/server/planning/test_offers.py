@@ -145,3 +145,12 @@ def test_a_shared_instance_is_idle_while_it_has_enough_free_blocks() -> None:
 def test_what_several_fleets_offer_is_offered_once() -> None:
     offers = [BackendOffer("aws", offer()), BackendOffer("aws", offer()), BackendOffer("fake", offer())]
     assert [found.backend for found in distinct(offers)] == ["aws", "fake"]
+
+
+def test_jobs_on_the_own_machine_share_it_as_a_whole() -> None:
+    machine = instance(free=1, total=7, backend="local", offer=offer("local", cpus=2))
+    found = reusable([machine], requirements(cpu="2.."), Limits())[0].offer
+    assert (found.availability, found.blocks, found.total_blocks) == (IDLE, 1, 7)
+    assert found.instance.resources.cpus == 2
+    full = instance(free=0, total=7, backend="local", offer=offer("local", cpus=2))
+    assert reusable([full], requirements(), Limits())[0].offer.availability is BUSY

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
@@ -33,6 +34,34 @@ async def list_of_projects(
         query = query.where(FleetRow.status != "terminated")
     query = query.order_by(FleetRow.created_at, FleetRow.id)
     return (await session.execute(query)).mappings().all()
+
+
+async def list_page(
+    session: AsyncSession,
+    project_ids: Sequence[UUID] | None,
+    *,
+    only_active: bool = False,
+    before: tuple[datetime, UUID | None] | None = None,
+    ascending: bool = False,
+    limit: int = 100,
+) -> Sequence[RowMapping]:
+    """Columns of `fleets` plus `project_name`, newest first unless `ascending`; deleted ones too unless
+    `only_active`. `before`: (created_at, id) of the last one of the page before."""
+    query = _fleets()
+    if project_ids is not None:
+        query = query.where(FleetRow.project_id.in_(project_ids))
+    if only_active:
+        query = query.where(FleetRow.deleted.is_(False))
+    at, id_ = FleetRow.created_at, FleetRow.id
+    if before is not None:
+        last_at, last_id = before
+        further = at > last_at if ascending else at < last_at
+        if last_id is not None:
+            beyond = id_ > last_id if ascending else id_ < last_id
+            further = or_(further, and_(at == last_at, beyond))
+        query = query.where(further)
+    order = (at.asc(), id_.asc()) if ascending else (at.desc(), id_.desc())
+    return (await session.execute(query.order_by(*order).limit(limit))).mappings().all()
 
 
 async def find_by_name(session: AsyncSession, project_id: UUID, name: str) -> RowMapping | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import Unpack
 
 from dstack.server.db.tables import FleetRow, InstanceRow, ProjectRow
 
@@ -27,9 +29,8 @@ class InstanceFilter:
     limit: int = 100
 
 
-async def list_page(session: AsyncSession, wanted: InstanceFilter) -> Sequence[RowMapping]:
-    """One query: the columns of `instances` plus `project_name`, `fleet_name`."""
-    query = (
+def _instances() -> Select[Unpack[tuple[Any, ...]]]:
+    return (
         select(
             *InstanceRow.__table__.c,
             ProjectRow.name.label("project_name"),
@@ -39,6 +40,11 @@ async def list_page(session: AsyncSession, wanted: InstanceFilter) -> Sequence[R
         .join(ProjectRow, ProjectRow.id == InstanceRow.project_id)
         .outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
     )
+
+
+async def list_page(session: AsyncSession, wanted: InstanceFilter) -> Sequence[RowMapping]:
+    """One query: the columns of `instances` plus `project_name`, `fleet_name`."""
+    query = _instances()
     if wanted.project_ids is not None:
         query = query.where(InstanceRow.project_id.in_(wanted.project_ids))
     if wanted.fleet_ids is not None:
@@ -55,6 +61,12 @@ async def list_page(session: AsyncSession, wanted: InstanceFilter) -> Sequence[R
         query = query.where(further)
     order = (at.asc(), id_.asc()) if wanted.ascending else (at.desc(), id_.desc())
     return (await session.execute(query.order_by(*order).limit(wanted.limit))).mappings().all()
+
+
+async def find_by_id(session: AsyncSession, project_id: UUID, id: UUID) -> RowMapping | None:
+    """The columns of `instances` plus `project_name`, `fleet_name`."""
+    query = _instances().where(InstanceRow.project_id == project_id, InstanceRow.id == id)
+    return (await session.execute(query)).mappings().first()
 
 
 async def find_by_name(
