@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import shutil
 import socket
 from typing import Any, Dict, List
 
+from dstack.agent.gpu.parse import Gpu
 
-def host_facts(folder: str) -> Dict[str, Any]:
-    """Everything that `AgentInfo.host` has but the accelerators. `disk_bytes` is that of the disk of `folder`."""
+
+def host_facts(folder: str, gpus: List[Gpu], gpu_driver_version: str) -> Dict[str, Any]:
+    """`AgentInfo.host`. `disk_bytes` is that of the disk of `folder`."""
     return {
         "hostname": socket.gethostname(),
         "arch": platform.machine(),
@@ -18,8 +21,8 @@ def host_facts(folder: str) -> Dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "disk_bytes": shutil.disk_usage(folder).total,
         "addresses": addresses(),
-        "gpus": [],
-        "gpu_driver_version": "",
+        "gpus": [dataclasses.asdict(gpu) for gpu in gpus],
+        "gpu_driver_version": gpu_driver_version,
     }
 
 

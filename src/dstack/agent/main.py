@@ -17,6 +17,8 @@ from dstack.agent import host, http, logs
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.container import ContainerExecutor
 from dstack.agent.executors.process import ProcessExecutor
+from dstack.agent.gpu.detect import detect
+from dstack.agent.gpu.pool import GpuPool
 from dstack.agent.server import Agent
 from dstack.agent.tasks import Task, Tasks
 
@@ -102,14 +104,16 @@ class AgentProcess:
 
     def __init__(self, folder: str, options: argparse.Namespace) -> None:
         self.tasks = Tasks(folder)
-        self.agent = Agent(self.tasks, host.host_facts(folder))
+        gpus, driver = detect()
+        pool = GpuPool(self.tasks, gpus)
+        self.agent = Agent(self.tasks, host.host_facts(folder, gpus, driver))
         self.http = http.HttpServer(self.agent.handle)
         self._folder = folder
         self._notify_path = os.path.join(folder, "notify.sock")
-        self.processes = ProcessExecutor(self.tasks, self._notify_path, options.log_limit_bytes)
+        self.processes = ProcessExecutor(self.tasks, pool, self._notify_path, options.log_limit_bytes)
         self.agent.add(self.processes)
         docker = self.agent.docker = Docker(options.docker_socket)
-        self.containers = ContainerExecutor(self.tasks, docker, self.agent.agent_id)
+        self.containers = ContainerExecutor(self.tasks, pool, docker, self.agent.agent_id)
         self.agent.add(self.containers)
         self._exit_when_idle: Optional[float] = options.exit_when_idle
         self._stopping = asyncio.Event()

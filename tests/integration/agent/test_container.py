@@ -180,7 +180,7 @@ async def test_too_much_memory_is_told(agent: DockerAgent) -> None:
     [
         ({"image": "127.0.0.1:1/no/such:1"}, "the registry 127.0.0.1:1 cannot be reached from this host"),
         ({"commands": ["/no/such"]}, "no such file"),
-        ({"gpu": 1}, "install the vendor's container toolkit"),
+        ({"gpu": 1}, "the task needs 1 GPUs, but 0 of the host's 0 are free"),
         ({"image": None}, "the task names no image"),
     ],
 )

@@ -21,6 +21,7 @@ from dstack.agent.executors.container_spec import (
     container_name,
     published_ports,
 )
+from dstack.agent.gpu.pool import GpuPool, GpusTaken
 from dstack.agent.protocol import (
     CREATING,
     CREATING_FAILED,
@@ -46,8 +47,9 @@ class ContainerExecutor:
 
     name = "container"
 
-    def __init__(self, tasks: Tasks, docker: Docker, agent_id: str) -> None:
+    def __init__(self, tasks: Tasks, gpus: GpuPool, docker: Docker, agent_id: str) -> None:
         self._tasks = tasks
+        self._gpus = gpus
         self._docker = docker
         self._agent_id = agent_id
         self._flows: Dict[str, asyncio.Task[None]] = {}
@@ -110,7 +112,7 @@ class ContainerExecutor:
                 if task.state.message != str(error):
                     self._tasks.update(task, message=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
-            except (DockerError, SpecError) as error:
+            except (DockerError, SpecError, GpusTaken) as error:
                 await self._failed(task, str(error))
             except OSError as error:
                 await self._failed(task, f"the agent cannot write what the task needs: {error}")
@@ -154,7 +156,7 @@ class ContainerExecutor:
         spec = task.spec
         if not spec.image:
             raise SpecError("the task names no image")
-        self._tasks.update(task, status=PREPARING)
+        self._tasks.update(task, status=PREPARING, gpu_ids=self._gpus.choose(task, spec))
         if not await self._has_image(spec.image):
             await self._pull(task, spec)
         self._tasks.update(task, status=CREATING, pull_progress=None)
@@ -187,7 +189,7 @@ class ContainerExecutor:
         found = await self._find(task)
         if found is not None:
             return str(found["Id"])
-        config = container_config(spec, self._agent_id, task.state.gpu_ids)
+        config = container_config(spec, self._agent_id, self._gpus.of(task.state.gpu_ids))
         name = container_name(spec)
         made = await self._docker.call("POST", "/containers/create", {"name": name}, config, seconds=START_SECONDS)
         return str(made["Id"])

@@ -6,10 +6,13 @@ import os
 import re
 from typing import Any, Dict, List
 
+from dstack.agent.gpu.parse import Gpu
+from dstack.agent.gpu.pool import VARIABLES
 from dstack.agent.protocol import TaskSpec
 
 TASK_LABEL = "dstack.task"
 AGENT_LABEL = "dstack.agent"
+DEVICES = {"amd": ["/dev/kfd", "/dev/dri"], "tenstorrent": ["/dev/tenstorrent"]}
 LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "1g", "max-file": "4"}}
 
 
@@ -22,15 +25,15 @@ def container_name(spec: TaskSpec) -> str:
     return re.sub(r"[^a-zA-Z0-9_.-]", "-", "{}-{}".format(spec.name.lstrip("-._") or "task", spec.id[:8]))
 
 
-def container_config(spec: TaskSpec, agent_id: str, gpu_ids: List[str]) -> Dict[str, Any]:
+def container_config(spec: TaskSpec, agent_id: str, gpus: List[Gpu]) -> Dict[str, Any]:
     """The body of Docker's create call. Raises SpecError."""
     config: Dict[str, Any] = {
         "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in spec.env.items()],
+        "Env": [f"{name}={value}" for name, value in {**_gpu_environment(gpus), **spec.env}.items()],
         "Labels": {TASK_LABEL: spec.id, AGENT_LABEL: agent_id},
         "Tty": True,
         "ExposedPorts": {f"{port}/tcp": {} for port in spec.ports},
-        "HostConfig": _host_config(spec, gpu_ids),
+        "HostConfig": _host_config(spec, gpus),
     }
     if spec.commands:
         config["Cmd"] = spec.commands
@@ -43,7 +46,14 @@ def container_config(spec: TaskSpec, agent_id: str, gpu_ids: List[str]) -> Dict[
     return config
 
 
-def _host_config(spec: TaskSpec, gpu_ids: List[str]) -> Dict[str, Any]:
+def _gpu_environment(gpus: List[Gpu]) -> Dict[str, str]:
+    """Limits the task to its accelerators where Docker itself does not."""
+    if not gpus or gpus[0].vendor == "nvidia":
+        return {}
+    return {name: ",".join(gpu.id for gpu in gpus) for name in VARIABLES[gpus[0].vendor]}
+
+
+def _host_config(spec: TaskSpec, gpus: List[Gpu]) -> Dict[str, Any]:
     config: Dict[str, Any] = {
         "NetworkMode": spec.network_mode,
         "Privileged": spec.privileged,
@@ -58,10 +68,24 @@ def _host_config(spec: TaskSpec, gpu_ids: List[str]) -> Dict[str, Any]:
         config["Memory"] = config["MemorySwap"] = spec.memory_bytes
     if spec.cpu:
         config["NanoCpus"] = int(spec.cpu * 1_000_000_000)
-    if spec.gpu:
-        which = {"DeviceIDs": gpu_ids} if gpu_ids else {"Count": spec.gpu}
-        config["DeviceRequests"] = [{"Capabilities": [["gpu"]], **which}]
+    config.update(_gpu_config(gpus))
     return config
+
+
+def _gpu_config(gpus: List[Gpu]) -> Dict[str, Any]:
+    """How the vendors' accelerators get into a container."""
+    vendor, ids = (gpus[0].vendor if gpus else ""), [gpu.id for gpu in gpus]
+    if vendor == "nvidia":
+        return {"DeviceRequests": [{"Capabilities": [["gpu"]], "DeviceIDs": ids}]}
+    if vendor == "intel":
+        return {"Runtime": "habana"}
+    if vendor in DEVICES:
+        return {"Devices": [_device(path) for path in DEVICES[vendor]], "SecurityOpt": ["seccomp=unconfined"]}
+    return {}
+
+
+def _device(path: str) -> Dict[str, str]:
+    return {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
 
 
 def _mounts(spec: TaskSpec) -> List[Dict[str, Any]]:

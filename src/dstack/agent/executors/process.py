@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import logging
@@ -12,6 +13,7 @@ from typing import Dict, Optional, Tuple
 from dstack.agent import logs, processes
 from dstack.agent.executors import supervisor
 from dstack.agent.files import read_json, write_json
+from dstack.agent.gpu.pool import GpuPool, GpusTaken
 from dstack.agent.protocol import (
     DONE,
     EXECUTOR_ERROR,
@@ -31,8 +33,9 @@ class ProcessExecutor:
 
     name = "process"
 
-    def __init__(self, tasks: Tasks, notify_path: str, log_limit_bytes: int) -> None:
+    def __init__(self, tasks: Tasks, gpus: GpuPool, notify_path: str, log_limit_bytes: int) -> None:
         self._tasks = tasks
+        self._gpus = gpus
         self._notify_path = notify_path
         self._log_limit_bytes = log_limit_bytes
         self._children: Dict[int, Task] = {}
@@ -58,8 +61,15 @@ class ProcessExecutor:
 
     def _start(self, task: Task, lock: int) -> None:
         assert task.spec
-        self._tasks.update(task, status=PREPARING)
-        pid = supervisor.fork(task.folder, task.spec, lock, self._notify_path, self._log_limit_bytes)
+        try:
+            gpu_ids = self._gpus.choose(task, task.spec)
+        except GpusTaken as error:
+            self._tasks.end(task, EXECUTOR_ERROR, str(error))
+            return
+        self._tasks.update(task, status=PREPARING, gpu_ids=gpu_ids)
+        environment = {**self._gpus.environment(gpu_ids), **task.spec.env}
+        spec = dataclasses.replace(task.spec, env=environment)
+        pid = supervisor.fork(task.folder, spec, lock, self._notify_path, self._log_limit_bytes)
         self._children[pid] = task
 
     def _take_over(self, task: Task) -> None:

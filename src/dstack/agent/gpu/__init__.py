@@ -1,0 +1,1 @@
+"""Accelerators of the host: which there are, and which task has which."""
