@@ -17,6 +17,7 @@ from dstack.backends.registry import BackendContext
 from dstack.server import clock
 from dstack.server.access import Access, DefaultPermissions, FailedAttempts
 from dstack.server.api import (
+    backends,
     errors,
     event_lists,
     files,
@@ -62,6 +63,7 @@ ROUTERS = (
     fleets.router,
     instances.router,
     gpus.router,
+    backends.router,
 )
 
 
@@ -72,14 +74,14 @@ async def running(
     """The application, answering and working until the block ends."""
     access = Access(database)
     log_store = FileLogStore(settings.logs_dir)
-    backends = ConfiguredBackends(database, encryption, BackendContext(settings.hosts_dir))
+    configured = ConfiguredBackends(database, encryption, BackendContext(settings.hosts_dir))
     context = Context(
         settings=settings,
         database=database,
         encryption=encryption,
         access=access,
         logs=log_store,
-        backends=backends,
+        backends=configured,
         own_users=OwnUsers(database.wakeups),
         permissions=permissions,
     )
@@ -87,12 +89,12 @@ async def running(
         if settings.background_disabled:
             yield build(context)
         else:
-            async with _orchestrating(database, encryption, backends, log_store):
+            async with _orchestrating(database, encryption, configured, log_store):
                 yield build(context)
     finally:
         context.stopping.set()
         access.close()
-        backends.close()
+        configured.close()
         await log_store.close()
 
 
