@@ -13,10 +13,15 @@ from tests.e2e.harness import ServerProcess, end_processes_of
 def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Makes servers on homes under the test's folder; ends all that is left of them."""
 
+    made: list[ServerProcess] = []
+
     def make(name: str = "home", **env: str) -> ServerProcess:
-        return ServerProcess(tmp_path / name, env=env)
+        made.append(ServerProcess(tmp_path / name, env=env))
+        return made[-1]
 
     yield make
+    for server in made:
+        server.end()
     end_processes_of(tmp_path)
 
 

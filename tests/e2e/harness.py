@@ -59,6 +59,8 @@ def clean_environment(home: Path, **extra: str) -> dict[str, str]:
     """The caller's environment without any of the product's settings, at another home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DSTACK_")}
     kept.update(HOME=str(home), PYTHONPATH=str(ROOT / "src"), AWS_EC2_METADATA_DISABLED="true", NO_COLOR="1")
+    kept.update(PYTHONPYCACHEPREFIX=str(ROOT / ".cache/pycache"))  # compiled once for all the processes of a run
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     kept.update(extra)
     return kept
 
@@ -101,6 +103,11 @@ class ServerProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def end(self) -> None:
+        """Kills it if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
 
     def stop(self) -> int:
         """SIGTERM, and waits for the drain; the exit status."""
@@ -198,17 +205,25 @@ def agent_pid(home: Path) -> int:
 
 def agent_call(home: Path, method: str, path: str) -> Any:
     """One call of the agent's protocol on the local agent's socket."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-        connection.settimeout(10)
-        connection.connect(str(home / ".dstack/server/hosts/local/agent.sock"))
-        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n".encode())
-        data = b""
-        while chunk := connection.recv(65536):
-            data += chunk
-    head, _, body = data.partition(b"\r\n\r\n")
-    if b" 200 " not in head.split(b"\r\n", 1)[0]:
-        raise OSError(head.decode())
-    return json.loads(body)
+    return unix_call(home / ".dstack/server/hosts/local/agent.sock", method, path)
+
+
+def unix_call(path: Path, method: str, target: str) -> Any:
+    """One request on a Unix socket, whose path may be longer than an address may be; the decoded answer."""
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(f"/proc/self/fd/{folder}/{path.name}")
+            connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: host\r\nConnection: close\r\n\r\n".encode())
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            data = response.read()
+    finally:
+        os.close(folder)
+    if response.status != 200:
+        raise OSError(f"{target}: {response.status} {data!r}")
+    return json.loads(data)
 
 
 def unique(prefix: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.harness import ServerProcess, clean_environment, wait_for
+from tests.e2e.harness import ServerProcess, clean_environment, unix_call, wait_for
 
 
 @dataclass
@@ -38,14 +36,7 @@ class Simulator:
             simulator.process.wait(timeout=10)
 
     def call(self, path: str) -> Any:
-        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-            connection.settimeout(10)
-            connection.connect(str(self.folder / "cloud.sock"))
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\n\r\n".encode())
-            data = b""
-            while chunk := connection.recv(65536):
-                data += chunk
-        return json.loads(data.partition(b"\r\n\r\n")[2])
+        return unix_call(self.folder / "cloud.sock", "GET", path)
 
     def starts(self) -> dict[str, int]:
         """How often each task was started."""

@@ -35,6 +35,13 @@ def assert_ran_once(server: ServerProcess, name: str, witness: Path) -> None:
     wait_for("the task to be forgotten", lambda: agent_call(server.home, "GET", "/v1/tasks")["tasks"] == [])
 
 
+def warm_up(server: ServerProcess) -> None:
+    """The local agent is started by the first run."""
+    name = unique("warm-up")
+    server.submit(name, ["true"])
+    server.wait_run(name, "done")
+
+
 def submit_until_death(server: ServerProcess, name: str, witness: Path) -> bool:
     """Submits as soon as the server answers; True when the server died before the run was over."""
     assert server.process is not None
@@ -73,8 +80,9 @@ def test_a_server_killed_at_any_point_loses_and_doubles_nothing(
 def test_an_agent_killed_at_any_moment_loses_and_doubles_nothing(
     server: ServerProcess, tmp_path: Path, delay: float
 ) -> None:
+    warm_up(server)
     name, witness = unique("agent"), tmp_path / "witness"
-    pid = wait_for("the local agent", lambda: agent_pid(server.home))
+    pid = agent_pid(server.home)
     server.submit(name, [f"echo {name} >> {witness}", "echo first", "sleep 0.4", "echo last"])
     time.sleep(delay)  # where in the task's life the kill falls, not a wait for anything
     os.kill(pid, signal.SIGKILL)
