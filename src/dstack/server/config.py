@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +21,12 @@ from dstack.core.server_config import (
     ServerConfig,
 )
 from dstack.core.users import GlobalRole
-from dstack.server import clock
 from dstack.server.access import DefaultPermissions
 from dstack.server.db.engine import Database, wake
 from dstack.server.db.tables import BackendRow, ProjectRow, UserRow
 from dstack.server.encryption import AesKey, Encryption, EncryptionKey, IdentityKey, own_key
 from dstack.server.operations import projects
+from dstack.server.operations.backends import put_backend
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -156,30 +154,8 @@ async def _set_backends(
     }
     named = {backend.type for backend in wanted}
     for backend in wanted:
-        put_backend(session, encryption, project, backend, present.get(backend.type))
+        put_backend(session, encryption, project.id, backend, present.get(backend.type))
     for type_, row in present.items():
         if type_ not in named and type_ not in OWN_BACKENDS:
             await session.delete(row)
     wake(session, "backends", f"placement:{project.id}")
-
-
-def put_backend(
-    session: AsyncSession,
-    encryption: Encryption,
-    project: ProjectRow,
-    backend: BackendFileConfig,
-    row: BackendRow | None,
-) -> None:
-    """Adds the backend, or brings its row in line. Credentials are stored apart and encrypted."""
-    settings = backend.settings()
-    creds = settings.pop("creds", None)
-    if row is None:
-        row = BackendRow(id=uuid.uuid4(), project_id=project.id, type=backend.type, created_at=clock.now())
-        session.add(row)
-    config = json.dumps({"type": backend.type, **settings})
-    if row.config != config:
-        row.config = config
-    auth = json.dumps(creds)
-    context = f"backends.auth:{row.id}"
-    if row.auth is None or encryption.needs_rotation(row.auth) or encryption.decrypt(row.auth, context) != auth:
-        row.auth = encryption.encrypt(auth, context)

@@ -24,6 +24,7 @@ from dstack.server.db.engine import Database, wake
 from dstack.server.db.tables import BackendRow, FleetRow, ProjectRow
 from dstack.server.encryption import Encryption
 from dstack.server.operations import fleets, projects, users
+from dstack.server.operations.backends import put_backend
 from dstack.server.settings import Settings
 
 ADMIN = "admin"
@@ -101,7 +102,7 @@ async def ensure_local_backend(database: Database, encryption: Encryption) -> bo
         backend = select(BackendRow).where(BackendRow.project_id == project.id, BackendRow.type == LOCAL)
         row = (await session.execute(backend)).scalar_one_or_none()
         if row is None:
-            config.put_backend(session, encryption, project, BackendFileConfig(type=LOCAL), None)
+            put_backend(session, encryption, project.id, BackendFileConfig(type=LOCAL), None)
             wake(session, "backends")
         named = select(FleetRow.id).where(
             FleetRow.project_id == project.id, FleetRow.name == LOCAL, FleetRow.deleted.is_(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dstack.core.backends import BackendType
 from dstack.core.models import CoreModel
 
 
@@ -19,6 +18,6 @@ class UpdateBackendYAMLRequest(CoreModel):
 
 
 class DeleteBackendsRequest(CoreModel):
-    """Backends by type."""
+    """Backends by type; besides those of `BackendType` our own ones."""
 
-    backends_names: list[BackendType]
+    backends_names: list[str]
