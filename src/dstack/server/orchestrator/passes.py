@@ -233,10 +233,10 @@ class Passes:
         async with self._database.transaction() as session:
             await self._write(session, this, changes, free=True)
             if this.facts:
-                wake(session, name_of(this.key))  # for those who follow the resource, such as the watchers of hosts
+                wake(
+                    session, name_of(this.key)
+                )  # for those who follow the resource, such as the watchers of hosts
         self._written(this, free=True)
-        if this.facts:  # others in this process wait for facts too: the watchers for an instance's address
-            self._database.wakeups.deliver([name_of(this.key)])
         self._crash(this.key.kind, "after-facts")
 
     async def _new_facts(self, this: Pass) -> dict[str, Any]:

@@ -131,3 +131,22 @@ def block_count(blocks: int | str, resources: Resources) -> int:
     if blocks != "auto":
         return int(blocks)
     return min(resources.cpus, len(resources.gpus)) if resources.gpus else max(resources.cpus, 1)
+
+
+def share_of_offer(
+    requirements: Requirements, offer: InstanceOffer, *, free_blocks: int, total_blocks: int
+) -> Share | None:
+    """The smallest free part of the instance that satisfies, its price included; None when there is none.
+
+    What is asked for is compared with the part: four CPUs are a quarter of sixteen, not too many of them.
+    """
+    share = smallest_share(
+        requirements, offer.instance.resources, free_blocks=free_blocks, total_blocks=total_blocks
+    )
+    if share is None:
+        return None
+    price = offer.price * share.blocks / total_blocks
+    as_part = offer.model_copy(
+        update={"price": price, "instance": offer.instance.model_copy(update={"resources": share.resources})}
+    )
+    return share if whole_mismatch(requirements, as_part) is None else None

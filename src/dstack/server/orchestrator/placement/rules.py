@@ -15,7 +15,7 @@ from uuid import UUID
 
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.server.orchestrator.decision import Decision, Key, Kind
-from dstack.server.planning.matching import smallest_share, whole_mismatch, without_defaults
+from dstack.server.planning.matching import share_of_offer, whole_mismatch, without_defaults
 
 MAX_ASSIGNMENTS = 200
 """In one pass, so that a transaction stays short."""
@@ -271,13 +271,8 @@ def blocks_for(job: WaitingJob, instance: FreeInstance) -> int | None:
         return None
     if instance.is_local:
         return 1 if whole_mismatch(without_defaults(job.requirements), offer) is None else None
-    if whole_mismatch(job.requirements, offer) is not None:
-        return None
-    share = smallest_share(
-        job.requirements,
-        offer.instance.resources,
-        free_blocks=instance.free_blocks,
-        total_blocks=instance.total_blocks,
+    share = share_of_offer(
+        job.requirements, offer, free_blocks=instance.free_blocks, total_blocks=instance.total_blocks
     )
     return None if share is None else share.blocks
 
@@ -334,10 +329,10 @@ def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
     if not _allows_instance(job, instance):
         return f"{instance.name} is not what the run allows for"
     needed = without_defaults(job.requirements) if instance.is_local else job.requirements
-    mismatch = whole_mismatch(needed, instance.offer)
-    if mismatch is not None:
-        return f"{instance.name} {mismatch}"
-    return f"{instance.name} is busy"
+    total = instance.total_blocks
+    if share_of_offer(needed, instance.offer, free_blocks=total, total_blocks=total) is not None:
+        return f"{instance.name} is busy"
+    return f"{instance.name} {whole_mismatch(needed, instance.offer) or 'has no part that does'}"
 
 
 def _wake(writes: list[Assign | CreateFor | Refuse]) -> tuple[Key, ...]:

@@ -1,0 +1,111 @@
+"""What happens next to instances and fleets, as tables (reference: lifecycle, sections 11 and 12)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from dstack.core.fleets import FleetStatus
+from dstack.core.instances import InstanceStatus as S
+from dstack.core.instances import InstanceTerminationReason as R
+from dstack.server.orchestrator.fleets import rules as fleets
+from dstack.server.orchestrator.fleets.rules import CreateInstances, FleetSnapshot, MemberFacts, TerminateInstances
+from dstack.server.orchestrator.instances import rules
+from dstack.server.orchestrator.instances.rules import (
+    ChooseOffer,
+    EnsureInstance,
+    EnsureTerminated,
+    InstanceSnapshot,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+AGO = timedelta(hours=1)
+NEW = InstanceSnapshot(UUID(int=1), UUID(int=2), "f-0", S.PENDING, NOW - AGO)
+UP: dict[str, Any] = {"status": S.IDLE, "has_offer": True, "has_address": True, "has_agent": True}
+IDLE = {**UP, "idle_duration": timedelta(minutes=5)}
+LOST = {**UP, "unreachable_since": NOW - AGO}
+
+TABLE: list[tuple[str, dict[str, Any], S, tuple[type, ...], R | None]] = [
+    ("new", {}, S.PENDING, (ChooseOffer,), None),
+    ("offer on record", {"has_offer": True}, S.PROVISIONING, (EnsureInstance,), None),
+    ("nothing to be had", {"terminate_requested": R.NO_OFFERS}, S.TERMINATING, (), R.NO_OFFERS),
+    ("agent to come", {**UP, "status": S.PROVISIONING, "has_agent": False}, S.PROVISIONING, (), None),
+    (
+        "agent never came",
+        {**UP, "status": S.PROVISIONING, "has_agent": False, "provisioning_deadline": NOW},
+        S.TERMINATING,
+        (),
+        R.PROVISIONING_TIMEOUT,
+    ),
+    ("agent answers", {**UP, "status": S.PROVISIONING}, S.IDLE, (), None),
+    ("agent answers a job", {**UP, "status": S.PROVISIONING, "busy_blocks": 1}, S.BUSY, (), None),
+    ("job assigned", {**UP, "busy_blocks": 1}, S.BUSY, (), None),
+    ("last job gone", {**UP, "status": S.BUSY}, S.IDLE, (), None),
+    ("idle too long", IDLE, S.TERMINATING, (), R.IDLE_TIMEOUT),
+    ("idle, but the fleet's minimum", {**IDLE, "may_shrink": False}, S.IDLE, (), None),
+    ("idle since its last job", {**IDLE, "last_job_processed_at": NOW}, S.IDLE, (), None),
+    ("idle for ever", UP, S.IDLE, (), None),
+    ("this machine", {**IDLE, "is_local": True}, S.IDLE, (), None),
+    ("out of sight too long", LOST, S.TERMINATING, (), R.UNREACHABLE),
+    ("out of sight", {**LOST, "unreachable_since": NOW}, S.IDLE, (), None),
+    ("this machine's agent is gone", {**LOST, "is_local": True}, S.IDLE, (EnsureInstance,), None),
+    ("to be ended", {**UP, "status": S.TERMINATING}, S.TERMINATING, (EnsureTerminated,), None),
+    ("ended", {**UP, "status": S.TERMINATING, "is_gone": True}, S.TERMINATED, (), None),
+    ("never was", {"status": S.TERMINATING}, S.TERMINATED, (), None),
+    (
+        "cannot be ended",
+        {**UP, "status": S.TERMINATING, "termination_started_at": NOW - AGO},
+        S.TERMINATED,
+        (),
+        None,
+    ),
+    ("terminal", {**UP, "status": S.TERMINATED}, S.TERMINATED, (), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("known", "status", "effects", "reason"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_what_happens_next_to_an_instance(
+    known: dict[str, Any], status: S, effects: tuple[type, ...], reason: R | None
+) -> None:
+    decision = rules.decide(replace(NEW, **known), NOW)
+    assert (decision.status, decision.reason) == (status, reason)
+    assert tuple(type(effect) for effect in decision.effects) == effects
+
+
+MEMBER = MemberFacts(UUID(int=10), 0, S.IDLE)
+FLEET = FleetSnapshot(UUID(int=1), UUID(int=2), "f", FleetStatus.ACTIVE, ())
+
+
+@pytest.mark.parametrize(
+    ("known", "status", "writes"),
+    [
+        ({}, FleetStatus.ACTIVE, ()),
+        ({"target_nodes": 2}, FleetStatus.ACTIVE, (CreateInstances((0, 1)),)),
+        ({"target_nodes": 2, "instances": (MEMBER,)}, FleetStatus.ACTIVE, (CreateInstances((1,)),)),
+        ({"target_nodes": 2, "is_filled": True}, FleetStatus.ACTIVE, ()),
+        ({"min_nodes": 1, "is_filled": True}, FleetStatus.ACTIVE, (CreateInstances((0,), is_retry=True),)),
+        (
+            {"min_nodes": 1, "is_filled": True, "consolidation_attempt": 1, "last_consolidated_at": NOW},
+            FleetStatus.ACTIVE,
+            (),
+        ),
+        (
+            {"delete_requested": True, "instances": (MEMBER,)},
+            FleetStatus.TERMINATING,
+            (TerminateInstances((MEMBER.id,), R.TERMINATED_BY_USER),),
+        ),
+        ({"status": FleetStatus.TERMINATING}, FleetStatus.TERMINATED, ()),
+        ({"status": FleetStatus.TERMINATED, "min_nodes": 3}, FleetStatus.TERMINATED, ()),
+    ],
+)
+def test_what_happens_next_to_a_fleet(
+    known: dict[str, Any], status: FleetStatus, writes: tuple[object, ...]
+) -> None:
+    decision = fleets.decide(replace(FLEET, **known), NOW)
+    assert (decision.status, decision.writes) == (status, writes)

@@ -1,0 +1,134 @@
+"""The queue of a project: who gets what, and why others get nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+from dstack.core.backends import BackendType
+from dstack.core.instances import (
+    Disk,
+    InstanceAvailability,
+    InstanceOfferWithAvailability,
+    InstanceStatus,
+    InstanceType,
+    Requirements,
+    Resources,
+)
+from dstack.core.resources import ResourcesSpec
+from dstack.server.orchestrator.placement import rules
+from dstack.server.orchestrator.placement.rules import (
+    Assign,
+    CreateFor,
+    FreeInstance,
+    GrowingFleet,
+    Limits,
+    PlacementSnapshot,
+    Refuse,
+    WaitingJob,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+FLEET = GrowingFleet(UUID(int=50), "f", room=0)
+
+
+def offer(cpus: int = 4, price: float = 1.0) -> InstanceOfferWithAvailability:
+    resources = Resources(cpus=cpus, memory_mib=65536, gpus=[], spot=False, disk=Disk(size_mib=512_000))
+    return InstanceOfferWithAvailability(
+        backend=BackendType.REMOTE,
+        instance=InstanceType(name="m", resources=resources),
+        region="r",
+        price=price,
+        availability=InstanceAvailability.AVAILABLE,
+    )
+
+
+def job(num: int, *, age: int = 0, cpus: str | None = None, **more: Any) -> WaitingJob:
+    spec = ResourcesSpec.model_validate({"cpu": cpus} if cpus else {})
+    given = {"run_id": UUID(int=num + 1000), "replica_num": 0, "job_num": 0, "priority": 0, **more}
+    submitted = NOW - timedelta(seconds=age)
+    return WaitingJob(id=UUID(int=num), submitted_at=submitted, requirements=Requirements(resources=spec), **given)
+
+
+def instance(num: int, *, total: int = 1, backend: str = "fake", **more: Any) -> FreeInstance:
+    given = {"status": InstanceStatus.IDLE, "offer": offer(), **more}
+    return FreeInstance(UUID(int=num), f"f-{num}", FLEET.id, backend, total_blocks=total, busy_blocks=0, **given)
+
+
+def place(
+    *jobs: WaitingJob, on: tuple[FreeInstance, ...] = (), fleets: tuple[GrowingFleet, ...] = (FLEET,)
+) -> Any:
+    return rules.decide(PlacementSnapshot(UUID(int=1), jobs, on, fleets), NOW)
+
+
+def assigned(decision: Any) -> dict[int, int]:
+    return {w.job.id.int: w.instance.id.int for w in decision.writes if isinstance(w, Assign)}
+
+
+def test_b11_the_queue_is_by_priority_and_then_by_age() -> None:
+    jobs = (job(1, age=1), job(2, age=9), job(3, priority=5))
+    assert assigned(place(*jobs, on=(instance(90), instance(91)))) == {3: 90, 2: 91}
+
+
+def test_the_cheapest_that_does_is_taken() -> None:
+    dear, cheap = instance(90, offer=offer(price=5)), instance(91, offer=offer(price=1))
+    assert assigned(place(job(1), on=(dear, cheap))) == {1: 91}
+
+
+def test_blocks_are_shared_and_never_more_than_there_are() -> None:
+    shared = instance(90, total=2, offer=offer(cpus=4))
+    decision = place(job(1), job(2), job(3), on=(shared,))
+    assert assigned(decision) == {1: 90, 2: 90}
+    assert [write.job_ids for write in decision.writes if isinstance(write, Refuse)] == [(UUID(int=3),)]
+
+
+def test_nodes_of_a_replica_are_placed_together_or_not_at_all() -> None:
+    nodes = tuple(job(num, run_id=UUID(int=7), job_num=num) for num in (0, 1))
+    assert assigned(place(*nodes, on=(instance(90),))) == {}
+    assert assigned(place(*nodes, job(5), on=(instance(90),))) == {5: 90}
+    assert assigned(place(*nodes, on=(instance(90), instance(91)))) == {0: 90, 1: 91}
+
+
+def test_b22_this_machine_is_shared_and_compared_as_a_whole() -> None:
+    machine = instance(90, total=16, backend="local", offer=offer(cpus=1))
+    assert assigned(place(job(1), job(2), on=(machine,))) == {1: 90, 2: 90}
+    refused = place(job(3, cpus="2"), on=(machine,)).writes[0]
+    assert "has 1 CPUs, needed are 2" in refused.error
+
+
+def test_a_fleet_grows_when_nothing_is_free() -> None:
+    growing = replace(FLEET, room=1)
+    decision = place(job(1), job(2), fleets=(growing,))
+    assert [type(write) for write in decision.writes] == [CreateFor, Refuse]
+
+
+def test_a_run_that_only_reuses_creates_nothing() -> None:
+    decision = place(job(1, limits=Limits(may_create=False)), fleets=(replace(FLEET, room=1),))
+    assert isinstance(decision.writes[0], Refuse)
+
+
+def test_no_fleet_is_told_by_its_fixed_words() -> None:
+    for decision in (place(job(1), fleets=()), place(job(1, limits=Limits(fleets=("other",))))):
+        assert decision.writes[0].error.startswith(rules.NO_FLEETS)
+    assert place(job(1)).writes[0].error.startswith("No capacity")
+
+
+def test_a_job_waits_for_an_instance_that_is_coming() -> None:
+    coming = instance(90, offer=None, total=0, status=InstanceStatus.PENDING)
+    assert place(job(1), on=(coming,)).writes == ()
+
+
+def test_b11_after_a_refusal_of_the_backend_a_while_passes_but_free_room_is_taken_at_once() -> None:
+    tried = job(1, capacity_error="sold out", last_tried_at=NOW)
+    growing = replace(FLEET, room=1)
+    decision = place(tried, fleets=(growing,))
+    assert (decision.writes, decision.look_again_at) == ((), NOW + rules.CREATION_RETRY)
+    assert assigned(place(tried, on=(instance(90),), fleets=(growing,))) == {1: 90}
+
+
+def test_a_full_pass_is_followed_by_another_one() -> None:
+    jobs = tuple(job(num) for num in range(rules.MAX_ASSIGNMENTS + 5))
+    decision = place(*jobs, on=(instance(900, total=1000, backend="local"),))
+    assert (len(decision.writes), decision.again) == (rules.MAX_ASSIGNMENTS, True)
