@@ -139,8 +139,9 @@ def _describe(plan: Document) -> Document:
 def _print_groups(
     context: Context, args: argparse.Namespace, spec: Document, plan: Document, groups: list[str]
 ) -> None:
+    within_gpu = [group for group in groups if group != "gpu"]
     gpus = context.rest.runs.list_gpus(
-        context.project, spec, groups, full_offers=args.full_offers, unallocated=args.unallocated
+        context.project, spec, within_gpu, full_offers=args.full_offers, unallocated=args.unallocated
     )
     if args.format == "json":
         document = {
