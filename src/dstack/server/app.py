@@ -30,6 +30,7 @@ from dstack.server.api import (
     runs,
     secrets,
     server_info,
+    sharing,
     users,
 )
 from dstack.server.api.versions import VersionCheck
@@ -64,6 +65,7 @@ ROUTERS = (
     instances.router,
     gpus.router,
     backends.router,
+    sharing.router,
 )
 
 
