@@ -197,3 +197,17 @@ async def _exists(path: Path) -> bool:
 
 async def _is_gone(pid: int) -> bool:
     return not os.access(f"/proc/{pid}", os.F_OK)
+
+
+async def test_a_kill_at_any_moment_of_the_start_starts_every_job_once(agent: AgentProcess) -> None:
+    starts = agent.folder / "starts"
+    tasks = [shell(f"echo {number} >> {starts}") for number in range(12)]
+    for number, task in enumerate(tasks):
+        putting = asyncio.ensure_future(agent.client.put_task(task))
+        await asyncio.sleep(0.0015 * number)
+        agent.end()
+        await asyncio.gather(putting, return_exceptions=True)
+        await agent.start()
+        await agent.client.put_task(task)
+        assert (await agent.ended(task.id)).reason == "done_by_runner"
+    assert starts.read_text().split() == [str(number) for number in range(12)]

@@ -218,8 +218,7 @@ class Supervisor:
             self._block("the disk of the host is full: the job waits with its output")
             return
         del self.output[:length]
-        if self.blocked:
-            self._block("")
+        self._block("")
         self.notifier.send("log")
 
     def _block(self, message: str) -> None:
@@ -300,11 +299,12 @@ class Supervisor:
         while True:
             try:
                 action(*arguments)
+                self._block("")
                 return
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
-                self._block("the disk of the host is full: the end of the job cannot be written down")
+                self._block("the disk of the host is full: what the job does cannot be written down")
                 time.sleep(RETRY_SECONDS)
 
 
