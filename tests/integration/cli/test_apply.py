@@ -38,7 +38,7 @@ def planned(server: ReplayServer) -> ReplayServer:
 
 def _run(status: str, **fields: Any) -> dict[str, Any]:
     run: dict[str, Any] = recorded("14")[1]
-    submission = run["latest_job_submission"] | {"status": status if status != "pending" else "failed"}
+    submission = run["latest_job_submission"] | {"status": status, "status_message": status}
     job = run["jobs"][0] | {"job_submissions": [submission]}
     return (
         run

@@ -121,17 +121,16 @@ def _print_end(run: Document) -> int:
 
 
 def _explain_end(run: Document) -> str:
-    """The status in words and, if known, why, in one line."""
+    """How it ended in words and, if known, why, in one line."""
     submission = run.get("latest_job_submission") or {}
-    status = run.get("status_message") or submission.get("status_message") or run["status"]
-    reasons = (
-        submission.get("termination_reason_message"),
-        submission.get("error"),
-        run.get("error"),
-        submission.get("termination_reason") or run.get("termination_reason"),
-    )
-    reason = next((text for text in reasons if text), None)
-    return status if reason is None or reason == status else f"{status} ({' '.join(reason.split())})"
+    word = run.get("status_message") or run["status"]
+    if word == run["status"]:
+        word = submission.get("status_message") or word
+    reasons = [submission.get("termination_reason_message"), submission.get("error"), run.get("error")]
+    if word == run["status"]:
+        reasons += [submission.get("termination_reason"), run.get("termination_reason")]
+    reason = next((text for text in reasons if text and text != word), None)
+    return word if reason is None else f"{word} ({' '.join(reason.split())})"
 
 
 def _stop(context: Context, name: str) -> None:
