@@ -51,8 +51,9 @@ async def load(
 
 def to_document(run: RowMapping, rows: Sequence[RowMapping]) -> Document:
     """`rows`: the submissions of its jobs in the order of replica, job, submission."""
-    jobs = [_job(run, submissions) for submissions in _by_job(rows)]
-    latest_rows = [submissions[-1] for submissions in _by_job(rows)]
+    by_job = _by_job(rows)
+    jobs = [_job(run, submissions) for submissions in by_job]
+    latest_rows = [submissions[-1] for submissions in by_job]
     latest = max(range(len(jobs)), key=lambda i: latest_rows[i]["submitted_at"], default=None)
     reason = run["termination_reason"]
     return {
