@@ -8,6 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from dstack.core.backends import BackendType
+from dstack.core.configurations.fleet import FleetConfiguration
+from dstack.core.configurations.profiles import Profile
+from dstack.core.fleets import FleetSpec
 from dstack.core.instances import (
     Disk,
     InstanceAvailability,
@@ -32,6 +35,7 @@ from dstack.server.orchestrator.placement.rules import (
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 FLEET = GrowingFleet(UUID(int=50), "f", room=0)
+ON_DEMAND = Requirements(resources=ResourcesSpec(), spot=False)
 
 
 def offer(cpus: int = 4, price: float = 1.0) -> InstanceOfferWithAvailability:
@@ -132,3 +136,35 @@ def test_a_full_pass_is_followed_by_another_one() -> None:
     jobs = tuple(job(num) for num in range(rules.MAX_ASSIGNMENTS + 5))
     decision = place(*jobs, on=(instance(900, total=1000, backend="local"),))
     assert (len(decision.writes), decision.again) == (rules.MAX_ASSIGNMENTS, True)
+
+
+def _asking(**settings: Any) -> GrowingFleet:
+    configuration = FleetConfiguration.model_validate({"name": "f", "nodes": "0..2", **settings})
+    return replace(FLEET, room=2, spec=FleetSpec(configuration=configuration, profile=Profile()))
+
+
+def test_a_new_instance_is_what_fleet_and_run_ask_for_together() -> None:
+    asking = _asking(max_price=1.5, regions=["eu", "us"], spot_policy="spot")
+    decision = place(replace(job(1, profile={"regions": ["EU"]}), requirements=ON_DEMAND), fleets=(asking,))
+    (create,) = decision.writes
+    assert isinstance(create, rules.CreateFor)
+    assert (create.terms.requirements.max_price, create.terms.requirements.spot) == (1.5, True)
+    assert create.terms.limits.regions == frozenset({"eu"})
+
+
+def test_a_fleet_that_does_not_fit_the_run_is_told() -> None:
+    decision = place(job(1, profile={"regions": ["asia"]}), fleets=(_asking(regions=["eu"]),))
+    (refused,) = decision.writes
+    assert isinstance(refused, rules.Refuse)
+    assert "fleet f does not fit (regions: the fleet has eu, the run has asia)" in refused.error
+
+
+def test_what_says_nothing_about_spot_takes_the_spot_instances_of_its_fleet() -> None:
+    resources = offer().instance.resources.model_copy(update={"spot": True})
+    spot = offer().model_copy(update={"instance": offer().instance.model_copy(update={"resources": resources})})
+    fleets = (replace(_asking(spot_policy="spot"), room=0),)
+    there = (instance(7, offer=spot),)
+    waiting = replace(job(1), requirements=ON_DEMAND)
+    assert assigned(place(waiting, on=there, fleets=fleets)) == {1: 7}
+    strict = replace(waiting, profile={"spot_policy": "on-demand"})
+    assert assigned(place(strict, on=there, fleets=fleets)) == {}

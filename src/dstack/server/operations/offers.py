@@ -31,7 +31,7 @@ from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import fleets as queries
 from dstack.server.operations.context import Context, InProject
-from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet
+from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet, reusing
 from dstack.server.planning.offers import (
     OWN_MACHINE,
     PART,
@@ -166,27 +166,31 @@ def job_offers(market: Market, wish: Wish) -> list[InstanceOfferWithAvailability
     existing: list[tuple[bool, float, InstanceOfferWithAvailability]] = []
     new: list[BackendOffer] = []
     for fleet in _candidates(market.fleets, wish):
-        combined = combine(fleet.spec, wish.requirements, wish.profile)
-        if isinstance(combined, NotUsable):
-            continue
-        instances = [_existing(row) for row in _targeted(fleet, wish.profile.instances) if row["offer"]]
-        for found in reusable(instances, combined.requirements, combined.limits, view=wish.view):
-            existing.append((not found.offer.availability.is_available(), found.offer.price, found.offer))
-        if _may_create(fleet, wish):
-            blocks = fleet.spec.configuration.blocks
-            new += creatable(
-                _possible(fleet.new_to(market.offers), combined.requirements),
-                combined.requirements,
-                combined.limits,
-                blocks=blocks,
-                view=wish.view,
-            )
+        needed = reusing(fleet.spec, wish.requirements, wish.profile.spot_policy)
+        if not isinstance(needed, NotUsable):
+            instances = [_existing(row) for row in _targeted(fleet, wish.profile.instances) if row["offer"]]
+            for found in reusable(instances, needed, alone(needed, wish.profile).limits, view=wish.view):
+                existing.append((not found.offer.availability.is_available(), found.offer.price, found.offer))
+        new += _creatable_in(fleet, market, wish)
     if wish.ignore_fleets and wish.profile.creation_policy is not CreationPolicy.REUSE:
         asked = alone(wish.requirements, wish.profile)
         new = creatable(_possible(market.offers, asked.requirements), asked.requirements, asked.limits)
     existing.sort(key=lambda found: found[:2])
     created = sorted(distinct(new), key=lambda found: found.offer.price)
     return [offer for *_, offer in existing] + [found.offer for found in created]
+
+
+def _creatable_in(fleet: Fleet, market: Market, wish: Wish) -> list[BackendOffer]:
+    combined = combine(fleet.spec, wish.requirements, wish.profile)
+    if isinstance(combined, NotUsable) or not _may_create(fleet, wish):
+        return []
+    return creatable(
+        _possible(fleet.new_to(market.offers), combined.requirements),
+        combined.requirements,
+        combined.limits,
+        blocks=fleet.spec.configuration.blocks,
+        view=wish.view,
+    )
 
 
 def fleet_offers(market: Market, spec: FleetSpec) -> list[InstanceOfferWithAvailability]:

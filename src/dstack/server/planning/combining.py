@@ -55,6 +55,20 @@ def combine(fleet: FleetSpec, requirements: Requirements, profile: ProfileParams
         return NotUsable(str(conflict))
 
 
+def reusing(
+    fleet: FleetSpec, requirements: Requirements, run_policy: SpotPolicy | None
+) -> Requirements | NotUsable:
+    """What an instance that the fleet has already must be like: what the job needs. The fleet's settings are about
+    what it creates, but a job that says nothing about spot takes what the fleet keeps."""
+    of_fleet = fleet.configuration.spot_policy or fleet.profile.spot_policy
+    try:
+        policy = _spot_policy(of_fleet, _asked_spot_policy(requirements, run_policy))
+    except _Conflict as conflict:
+        return NotUsable(str(conflict))
+    spot = _spot(policy)
+    return requirements if spot is requirements.spot else requirements.model_copy(update={"spot": spot})
+
+
 def alone(requirements: Requirements, profile: ProfileParams) -> Combined:
     """What a run asks for by itself."""
     return Combined(requirements, _limits(profile), profile.idle_duration, dict(profile.tags or {}))
@@ -90,7 +104,7 @@ def _combine(fleet: FleetConfiguration, requirements: Requirements, run: Profile
         availability_zones=_names("availability_zones", fleet.availability_zones, run.availability_zones),
         instance_types=_names("instance_types", fleet.instance_types, run.instance_types),
     )
-    policy = _spot_policy(fleet.spot_policy, _asked_spot_policy(requirements, run))
+    policy = _spot_policy(fleet.spot_policy, _asked_spot_policy(requirements, run.spot_policy))
     combined = requirements.model_copy(
         update={
             "resources": combine_resources(fleet.resources, requirements.resources),
@@ -131,13 +145,13 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _asked_spot_policy(requirements: Requirements, run: ProfileParams) -> SpotPolicy | None:
+def _asked_spot_policy(requirements: Requirements, run: SpotPolicy | None) -> SpotPolicy | None:
     """A job that says nothing is on-demand by itself, but takes what the fleet says."""
     if requirements.spot is None:
         return SpotPolicy.AUTO
     if requirements.spot:
         return SpotPolicy.SPOT
-    return run.spot_policy
+    return run
 
 
 def _spot_policy(fleet: SpotPolicy | None, run: SpotPolicy | None) -> SpotPolicy | None:

@@ -11,7 +11,7 @@ from dstack.core.configurations.profiles import Profile
 from dstack.core.fleets import FleetSpec
 from dstack.core.instances import Requirements
 from dstack.core.resources import ResourcesSpec
-from dstack.server.planning.combining import Combined, NotUsable, combine, of_fleet
+from dstack.server.planning.combining import Combined, NotUsable, combine, of_fleet, reusing
 
 
 def fleet(**settings: Any) -> FleetSpec:
@@ -171,3 +171,12 @@ def test_what_the_fleet_leaves_open_is_taken_from_its_profile() -> None:
     assert alone.limits.regions == frozenset({"eu"})
     assert alone.requirements.max_price == 1.0
     assert alone.requirements.spot is False
+
+
+def test_an_existing_instance_need_only_be_what_the_job_needs() -> None:
+    large = fleet(resources={"gpu": "8"}, max_price=1.0, spot_policy="spot")
+    requirements, profile = run(resources={"gpu": "1"})
+    needed = reusing(large, requirements, profile.spot_policy)
+    assert needed == requirements.model_copy(update={"spot": True})
+    requirements, profile = run(spot_policy="on-demand")
+    assert isinstance(reusing(large, requirements, profile.spot_policy), NotUsable)

@@ -87,6 +87,9 @@ def _why_not(
         return f"is {offer.availability.value.replace('_', ' ')}"
     for allowed in (fleet, limits):
         regions, names = allowed.get("regions"), allowed.get("instance_types")
+        backends = allowed.get("backends")
+        if backends is not None and offer.backend.value not in backends:
+            return f"is of backend {offer.backend.value}, not of {', '.join(backends)}"
         if regions is not None and offer.region.lower() not in {one.lower() for one in regions}:
             return f"is in {offer.region}, not in {', '.join(regions)}"
         if names is not None and offer.instance.name.lower() not in {one.lower() for one in names}:

@@ -8,13 +8,18 @@ lower one; a lower one may take room that a higher one cannot use.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from dstack.core.configurations.profiles import ProfileParams, SpotPolicy
+from dstack.core.fleets import FleetSpec
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.server.orchestrator.decision import Decision, Key, Kind
+from dstack.server.planning import offers
+from dstack.server.planning.combining import Combined, NotUsable, combine, reusing
 from dstack.server.planning.matching import share_of_offer, whole_mismatch, without_defaults
 
 MAX_ASSIGNMENTS = 200
@@ -58,6 +63,8 @@ class WaitingJob:
     submitted_at: datetime
     requirements: Requirements
     limits: Limits = Limits()
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    """The run's settings of `ProfileParams`."""
     fleet_id: UUID | None = None
     """Fixed by an earlier job of the run."""
     capacity_error: str | None = None
@@ -99,6 +106,7 @@ class GrowingFleet:
     is_local: bool = False
     """Its only instance is the machine of the server, which has room for all nodes of a group."""
     backends: tuple[str, ...] | None = None
+    spec: FleetSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,7 @@ class CreateFor:
 
     job: WaitingJob
     fleet: GrowingFleet
+    terms: Combined
 
 
 @dataclass(frozen=True)
@@ -234,11 +243,21 @@ def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> tuple[FreeInstance,
     if fleet is None or not _allows_fleet(job, fleet):
         return None
     members = [one for one in board.instances.values() if one.fleet_id == fleet_id and one.free_blocks > 0]
+    if not members or isinstance(needed := _needed_of_existing(job, fleet), NotUsable):
+        return None
+    job = replace(job, requirements=needed)
     for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
         blocks = blocks_for(job, instance) if _allows_instance(job, instance) else None
         if blocks is not None:
             return instance, blocks
     return None
+
+
+def _needed_of_existing(job: WaitingJob, fleet: GrowingFleet) -> Requirements | NotUsable:
+    policy = job.profile.get("spot_policy")
+    if fleet.spec is None:
+        return job.requirements
+    return reusing(fleet.spec, job.requirements, None if policy is None else SpotPolicy(policy))
 
 
 def _allows_fleet(job: WaitingJob, fleet: GrowingFleet) -> bool:
@@ -285,10 +304,12 @@ def _place_new(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] 
     for fleet in board.fleets.values():
         if job.fleet_id not in (None, fleet.id) or not _allows_fleet(job, fleet):
             continue
-        if fleet.is_local and fleet.room > 0:
+        if fleet.room == 0 or isinstance(terms := terms_of(job, fleet), NotUsable):
+            continue
+        if fleet.is_local:
             board.is_local_coming = True
             board.fleets[fleet.id] = replace(fleet, room=0)
-            return [CreateFor(job, fleet)]  # the others of the group find room on it, once it is there
+            return [CreateFor(job, fleet, terms)]  # the others of the group find room on it, once it is there
         if fleet.room < len(group):
             continue
         if len(group) > 1 and not fleet.is_cluster:
@@ -296,8 +317,15 @@ def _place_new(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] 
         if not _among_any(job.limits.backends, fleet.backends):
             continue
         board.fleets[fleet.id] = replace(fleet, room=fleet.room - len(group))
-        return [CreateFor(one, fleet) for one in group]
+        return [CreateFor(one, fleet, terms) for one in group]
     return None
+
+
+def terms_of(job: WaitingJob, fleet: GrowingFleet) -> Combined | NotUsable:
+    """What a new instance of the fleet must be like to do for the job."""
+    if fleet.spec is None:
+        return Combined(job.requirements, offers.Limits())
+    return combine(fleet.spec, job.requirements, ProfileParams.model_validate(job.profile, extra="ignore"))
 
 
 def _among_any(wanted: tuple[str, ...] | None, offered: tuple[str, ...] | None) -> bool:
@@ -319,6 +347,11 @@ def explain(
         wanted = f" among {', '.join(job.limits.fleets)}" if job.limits.fleets else ""
         return f"{NO_FLEETS}{wanted}: create a fleet first"
     reasons = [_why_not(job, one) for one in instances if one.fleet_id in {fleet.id for fleet in allowed}]
+    reasons += [
+        f"fleet {fleet.name} does not fit ({terms.reason})"
+        for fleet in allowed
+        if fleet.room > 0 and isinstance(terms := terms_of(job, fleet), NotUsable)
+    ]
     shown = "; ".join(dict.fromkeys(reasons)) or f"fleets {', '.join(f.name for f in allowed)} may not grow"
     return f"No capacity for {nodes} node{'s' if nodes > 1 else ''}: {shown}"
 

@@ -12,7 +12,8 @@ from uuid import UUID
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dstack.core.fleets import FleetStatus
+from dstack.core.configurations.profiles import ProfileParams
+from dstack.core.fleets import FleetSpec, FleetStatus
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
@@ -37,7 +38,6 @@ from dstack.server.planning.placed import placed_values
 MAX_LOADED = 500
 """Waiting jobs looked at in one pass: the first of the queue."""
 UNLIMITED = 10_000
-_LIMIT_KEYS = ("backends", "regions", "instance_types", "fleets", "instances", "creation_policy", "idle_duration")
 _GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
 
 
@@ -78,8 +78,8 @@ class PlacementKind:
             match write:
                 case Assign(_, instance, blocks):
                     assigned[instance.id, blocks].append(write)
-                case CreateFor(job, fleet):
-                    await _create_for(session, snapshot, job, fleet, now)
+                case CreateFor() as new:
+                    await _create_for(session, snapshot, new, now)
                 case Refuse(job_ids, error):
                     waiting = (JobRow.id.in_(job_ids), JobRow.instance_id.is_(None))
                     await session.execute(update(JobRow).where(*waiting).values(capacity_error=error))
@@ -115,6 +115,7 @@ async def _waiting_jobs(session: AsyncSession, project_id: UUID) -> tuple[Waitin
 
 def _job(row: JobRow, run_spec: str, fleet_id: UUID | None) -> WaitingJob:
     requirements = json.loads(row.job_spec)["requirements"]
+    settings = json.loads(run_spec)
     return WaitingJob(
         id=row.id,
         run_id=row.run_id,
@@ -123,18 +124,24 @@ def _job(row: JobRow, run_spec: str, fleet_id: UUID | None) -> WaitingJob:
         priority=row.priority,
         submitted_at=row.submitted_at,
         requirements=Requirements.model_validate(requirements, extra="ignore"),
-        limits=limits_of(json.loads(run_spec)),
+        limits=limits_of(settings),
+        profile=profile_of(settings),
         fleet_id=fleet_id,
         capacity_error=row.capacity_error,
         last_tried_at=row.last_processed_at,
     )
 
 
+def profile_of(run_spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `ProfileParams` that the configuration, or else the profile, gives."""
+    profile = run_spec.get("profile") or {}
+    found = {key: run_spec["configuration"].get(key) for key in ProfileParams.model_fields}
+    return {key: profile.get(key) if value is None else value for key, value in found.items()}
+
+
 def limits_of(run_spec: Mapping[str, Any]) -> Limits:
     """What the configuration, or else the profile, allows for."""
-    profile = run_spec.get("profile") or {}
-    found = {key: run_spec["configuration"].get(key) for key in _LIMIT_KEYS}
-    found = {key: profile.get(key) if value is None else value for key, value in found.items()}
+    found = profile_of(run_spec)
     return Limits(
         fleets=_names(found["fleets"]),
         instances=_names(found["instances"]),
@@ -196,6 +203,7 @@ def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]
         is_cluster=configuration.get("placement") == "cluster",
         is_local=is_local,
         backends=tuple(wire[name] for name in usable),
+        spec=FleetSpec.model_validate_json(row.spec, extra="ignore"),
     )
 
 
@@ -252,10 +260,15 @@ async def _expect(session: AsyncSession, statement: Any, count: int) -> None:
         raise StaleSnapshot
 
 
+def _sorted(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
+
+
 async def _create_for(
-    session: AsyncSession, snapshot: PlacementSnapshot, job: WaitingJob, fleet: GrowingFleet, now: datetime
+    session: AsyncSession, snapshot: PlacementSnapshot, create: CreateFor, now: datetime
 ) -> None:
     """A pending instance with this job on it; what it is shows once an offer is chosen."""
+    job, fleet, terms = create.job, create.fleet, create.terms
     spec = await session.scalar(
         select(FleetRow.spec).where(FleetRow.id == fleet.id, FleetRow.deleted_at.is_(None))
     )
@@ -264,7 +277,11 @@ async def _create_for(
     living = (InstanceRow.fleet_id == fleet.id, InstanceRow.status != InstanceStatus.TERMINATED.value)
     taken = set(await session.scalars(select(InstanceRow.instance_num).where(*living)))
     num = next(num for num in range(len(taken) + 1) if num not in taken)
-    limits = {"regions": job.limits.regions, "instance_types": job.limits.instance_types}
+    limits = {
+        "backends": _sorted(terms.limits.backends),
+        "regions": _sorted(terms.limits.regions),
+        "instance_types": _sorted(terms.limits.instance_types),
+    }
     values = instance_values(
         fleet_spec=json.loads(spec),
         fleet_id=fleet.id,
@@ -272,7 +289,7 @@ async def _create_for(
         project_id=snapshot.project_id,
         num=num,
         now=now,
-        requirements=job.requirements,
+        requirements=terms.requirements,
         limits=limits,
         idle_duration=job.limits.idle_duration,
     )
