@@ -17,7 +17,7 @@ MakeServer = Callable[..., ServerProcess]
 POINTS = ("before-record", "after-record", "before-effect", "after-effect", "before-facts", "after-facts")
 KINDS = ("placement", "instance", "job", "run")
 CRASHES = [f"{kind}:{point}:{nth}" for kind in KINDS for point in POINTS for nth in (1, 2, 3)]
-BATCHES = [CRASHES[start::8] for start in range(8)]
+BATCHES = [CRASHES[start::24] for start in range(24)]
 
 
 def submit_witness(server: ServerProcess, name: str, witness: Path) -> None:
@@ -86,6 +86,16 @@ def test_an_agent_killed_at_any_moment_loses_and_doubles_nothing(
     server.submit(name, [f"echo {name} >> {witness}", "echo first", "sleep 0.4", "echo last"])
     time.sleep(delay)  # where in the task's life the kill falls, not a wait for anything
     os.kill(pid, signal.SIGKILL)
+    assert_ran_once(server, name, witness)
+
+
+def test_a_run_is_placed_on_this_machine_though_its_agent_had_ended(server: ServerProcess, tmp_path: Path) -> None:
+    warm_up(server)
+    assert server.stop() == 0
+    os.kill(agent_pid(server.home), signal.SIGKILL)
+    server.start()
+    name, witness = unique("placed"), tmp_path / "witness"
+    submit_witness(server, name, witness)
     assert_ran_once(server, name, witness)
 
 

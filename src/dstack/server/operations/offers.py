@@ -262,7 +262,7 @@ def _existing(row: RowMapping) -> ExistingInstance:
         offer=InstanceOfferWithAvailability.model_validate_json(row["offer"], extra="ignore"),
         total_blocks=row["total_blocks"] or 1,
         busy_blocks=row["busy_blocks"],
-        unreachable=row["unreachable_since"] is not None,
+        unreachable=row["unreachable_since"] is not None and row["backend"] != "local",
     )
 
 

@@ -38,6 +38,7 @@ from dstack.server.planning.placed import placed_values
 MAX_LOADED = 500
 """Waiting jobs looked at in one pass: the first of the queue."""
 UNLIMITED = 10_000
+LOCAL = "local"
 _GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
 
 
@@ -58,7 +59,7 @@ class PlacementKind:
         types = list(await session.scalars(select(BackendRow.type).where(BackendRow.project_id == id)))
         living = (InstanceRow.project_id == id, InstanceRow.status.not_in(_GONE))
         rows = list(await session.scalars(select(InstanceRow).where(*living)))
-        usable = [row for row in rows if row.terminate_requested is None and row.unreachable_since is None]
+        usable = [row for row in rows if row.terminate_requested is None and _is_reachable(row)]
         return PlacementSnapshot(
             project_id=id,
             jobs=jobs,
@@ -92,6 +93,11 @@ class PlacementKind:
 
     def priority(self, snapshot: PlacementSnapshot) -> int:
         return 100
+
+
+def _is_reachable(row: InstanceRow) -> bool:
+    """The local agent ends when it has nothing to do, and is started again for the next job."""
+    return row.unreachable_since is None or row.backend == LOCAL
 
 
 async def _waiting_jobs(session: AsyncSession, project_id: UUID) -> tuple[WaitingJob, ...]:
