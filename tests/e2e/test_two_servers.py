@@ -24,6 +24,7 @@ def test_two_servers_share_200_runs_and_one_is_killed_midway(
     make_server: Callable[..., ServerProcess], postgres_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     shared = {"DSTACK_DATABASE_URL": postgres_url, "DSTACK_SERVER_DIR": str(tmp_path / "shared")}
+    shared["DSTACK_LOCAL_BACKEND"] = "off"  # this machine would run the jobs for real
     simulator.write_server_config(tmp_path / "shared")
     first = make_server("first", **shared).start()
     second = make_server("second", **shared).start()

@@ -24,6 +24,7 @@ from dstack.core.schemas.fleets import ApplyFleetPlanRequest, ListFleetsRequest
 from dstack.server import clock, events
 from dstack.server.access import Caller
 from dstack.server.db.engine import wake
+from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import fleets as queries
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, MemberRow, ProjectRow, RunRow
 from dstack.server.operations import fleet_answers, offers
@@ -128,7 +129,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyFleetPlanRequest) -> F
     check(spec.configuration)
     async with ctx.database.transaction() as session:
         # One at a time in a project, so that a name is given to one fleet only.
-        await session.execute(select(ProjectRow.id).where(ProjectRow.id == at.project.id).with_for_update())
+        await one_at_a_time(session, f"names of fleets:{at.project.id}")
         current = await _find_current(session, at.project.id, spec.configuration.name)
         if not wanted.force:
             _assert_unchanged(current, wanted.plan.current_resource)

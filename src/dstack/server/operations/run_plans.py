@@ -26,8 +26,9 @@ from dstack.core.runs import Run, RunPlan, RunSpec, RunStatus
 from dstack.core.schemas.runs import ApplyRunPlanRequest, GetRunPlanRequest
 from dstack.server import clock, events
 from dstack.server.db.engine import wake
+from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import runs as queries
-from dstack.server.db.tables import FileArchiveRow, JobRow, ProjectRow, RepoRow, RunRow, UserRow
+from dstack.server.db.tables import FileArchiveRow, JobRow, RepoRow, RunRow, UserRow
 from dstack.server.operations import offers, run_answers, runs
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.repos import find as find_repo
@@ -73,7 +74,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
         spec = await _effective(ctx, session, at, wanted.plan.run_spec)
     async with ctx.database.transaction() as session:
         # One at a time in a project, so that a name is given to one run only.
-        await session.execute(select(ProjectRow.id).where(ProjectRow.id == at.project.id).with_for_update())
+        await one_at_a_time(session, f"names of runs:{at.project.id}")
         current = await runs.find_current(session, at.project.id, spec.run_name)
         if not wanted.force:
             _assert_unchanged(current, wanted.plan.current_resource, spec)

@@ -44,9 +44,10 @@ async def exists(session: AsyncSession, table: Table, id: UUID) -> bool:
 
 
 async def acquire(session: AsyncSession, table: Table, id: UUID, owner: str, seconds: float) -> Head | None:
-    """Takes the lease unless somebody else's holds. Skips a row that another transaction has locked."""
+    """Takes the lease unless somebody else's holds. Skips a row that another transaction is changing, not one that
+    other rows are being added to (`key_share`)."""
     free = or_(table.c.lease_until.is_(None), table.c.lease_until < _db_now())
-    row_id = select(table.c.id).where(table.c.id == id, free).with_for_update(skip_locked=True)
+    row_id = select(table.c.id).where(table.c.id == id, free).with_for_update(skip_locked=True, key_share=True)
     token = uuid4()
     statement = (
         update(table)

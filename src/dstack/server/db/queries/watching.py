@@ -52,7 +52,12 @@ async def claim_instances(
     mine = InstanceRow.watcher == owner
     free = or_(InstanceRow.watcher.is_(None), InstanceRow.watcher_until < now)
     await session.execute(update(InstanceRow).where(*_is_watched(), mine).values(watcher_until=until))
-    takeable = select(InstanceRow.id).where(*_is_watched(), free).limit(limit).with_for_update(skip_locked=True)
+    takeable = (
+        select(InstanceRow.id)
+        .where(*_is_watched(), free)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
     await session.execute(
         update(InstanceRow).where(InstanceRow.id.in_(takeable)).values(watcher=owner, watcher_until=until)
     )
