@@ -195,8 +195,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what was made until now stays: no collection needs to look at it
+        gc.enable()
         for message in self._messages:
             _say(message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 
 from dstack.cli.errors import CliError
@@ -24,6 +25,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns when the server has stopped."""
+    gc.disable()  # hardly anything made during start-up is garbage; the server enables it once it listens
     try:
         server = importlib.import_module("dstack.server.main")
     except ModuleNotFoundError as error:

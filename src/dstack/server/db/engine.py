@@ -11,19 +11,21 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from dstack.server.db import schema
+from dstack.server.db import schema, sqlite
 from dstack.server.db.errors import DatabaseError, translate, unreachable
 from dstack.server.db.lockfile import LockFile
-from dstack.server.db.notify import Carrier
 from dstack.server.guards import inside_transaction, is_inside_transaction
 from dstack.server.wakeups import Wakeups
+
+if TYPE_CHECKING:
+    from dstack.server.db.notify import Carrier
 
 SQLITE_READERS = 4
 """Connections for reading; each is a thread and a page cache, so few."""
@@ -79,6 +81,8 @@ class Database:
         finally:
             await connection.close()
         if self.dialect == "postgresql":
+            from dstack.server.db.notify import Carrier  # noqa: PLC0415 - asyncpg is not loaded for SQLite
+
             self._carrier = Carrier(url, self.wakeups)
             await self._carrier.start()
 
@@ -184,9 +188,15 @@ def _open_sqlite(url: URL, wakeups: Wakeups) -> Database:
     except OSError as error:
         raise DatabaseError(f"Cannot make the folder of the database {path}: {error.strerror}") from error
     lock_file = LockFile.acquire(path.with_name(path.name + ".lock"))
-    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=None)
+    connect_args = {"async_creator_fn": sqlite.connect}
+    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=None, connect_args=connect_args)
     reader = create_async_engine(
-        url, pool_size=SQLITE_READERS, max_overflow=0, isolation_level="AUTOCOMMIT", **_NO_RESET
+        url,
+        pool_size=SQLITE_READERS,
+        max_overflow=0,
+        isolation_level="AUTOCOMMIT",
+        connect_args=connect_args,
+        **_NO_RESET,
     )
     event.listen(writer.sync_engine, "connect", _prepare_sqlite_writer)
     event.listen(writer.sync_engine, "begin", _begin_immediate)
