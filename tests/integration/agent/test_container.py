@@ -137,7 +137,8 @@ async def test_ports_are_published_on_loopback(agent: DockerAgent) -> None:
     async def answers() -> bool:
         try:
             url = "http://127.0.0.1:{}/".format(state.ports[0]["host"])
-            return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read()) == b"page\n"
+            page: bytes = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())
+            return page == b"page\n"
         except (urllib.error.URLError, OSError):
             return False
 

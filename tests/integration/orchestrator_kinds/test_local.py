@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.integration.orchestrator_kinds.conftest import Control
 
-from dstack.server.orchestrator.jobs.rules import JobStatus
+from dstack.core.jobs import JobStatus
 
 
 async def test_a_task_runs_its_output_is_stored_and_everything_is_given_back(control: Control) -> None:

@@ -112,7 +112,7 @@ async def test_an_active_run_cannot_be_replaced_without_being_stopped(api: Api) 
     run = await submit(api, task())
     plan = await api.ok("project/main/runs/get_plan", {"run_spec": task(commands=["true"])})
     assert plan["action"] == "create"
-    body = {"plan": {"run_spec": task(commands=["true"]), "current_resource": run}, "force": False}
+    body: dict[str, Any] = {"plan": {"run_spec": task(commands=["true"]), "current_resource": run}, "force": False}
     answer = await api.post("project/main/runs/apply", body)
     assert "stop it first" in answer.json()["detail"][0]["msg"]
     body["plan"]["current_resource"] = None

@@ -103,7 +103,7 @@ class Imagined:
         """What the watchers of reachable hosts write."""
         for job_id, task in self.tasks.items():
             job = self.jobs[job_id]
-            instance = job.instance and self.instances[job.instance.id]
+            instance = None if job.instance is None else self.instances[job.instance.id]
             if instance is None or job.status.is_finished() or instance.unreachable_since is not None:
                 continue
             self.jobs[job_id] = replace(job, task=task, logs_stored=task.status == protocol.ENDED)
@@ -146,7 +146,8 @@ class Imagined:
         for id in sorted(mine, key=lambda id: self.places[id]):
             job, (replica, num, submission) = self.jobs[id], self.places[id]
             before = latest.get((replica, num))
-            provisioned = self.processed[id] if job.put_at else before and before.last_provisioned_at
+            earlier = None if before is None else before.last_provisioned_at
+            provisioned = self.processed[id] if job.put_at else earlier
             latest[replica, num] = SubmissionFacts(
                 id,
                 replica,
