@@ -22,13 +22,11 @@ from dstack.proxy.headers import (
     Hop,
     RequestHead,
     ResponseHead,
-    build_request_head,
     build_response_head,
-    forwarded_lines,
     has_body,
-    parse_response_head,
 )
 from dstack.proxy.pool import ReplicaTimeout, Upstream
+from dstack.proxy.repeated import request_tail, response_head
 from dstack.proxy.repo import Service
 
 MAX_RESPONSE_HEAD_BYTES = 262144
@@ -154,13 +152,10 @@ class Exchange:
         self._started = self._deps.stats.start(service.id)
         strip = service.strip_prefix
         request = self._request
-        self._request_bytes = build_request_head(
-            request,
-            self._path if strip else self._prefix + self._path,
-            forwarded=forwarded_lines(request, self._hop, self._prefix if strip else b""),
-            with_authorization=not service.auth,
-            with_upgrade=request.upgrade == b"websocket" and request.length == 0,
-        )
+        target = self._path if strip else self._prefix + self._path
+        cut = self._prefix if strip else b""
+        tail = request_tail(request, self._hop, cut, with_authorization=not service.auth)
+        self._request_bytes = b"%b %b%b" % (request.method, target, tail)
         self._dispatch(may_reuse=True)
 
     def _dispatch(self, *, may_reuse: bool) -> None:
@@ -270,7 +265,8 @@ class Exchange:
                 raise BadMessage("The replica's answer has too large a head")
             self._pending = data
             return
-        response = parse_response_head(data[:end])
+        assert self._upstream is not None
+        response = self._upstream.heads.read(data[:end])
         if response.status == 101:
             self._switch(response, data[end:])
         elif response.status < 200:
@@ -287,7 +283,7 @@ class Exchange:
         request = self._request
         left = response.length if has_body(response, request.method) else 0
         is_unbounded = left < 0
-        head = build_response_head(
+        head = response_head(
             response,
             is_chunked=is_unbounded and request.minor == 1,
             is_closing=self._is_closing(),

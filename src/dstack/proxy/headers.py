@@ -7,7 +7,7 @@ never disagree on where a message ends. Field lines that pass are passed as the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_HEAD_BYTES = 65536
 CHUNKED = -1
@@ -15,9 +15,9 @@ CHUNKED = -1
 UNTIL_CLOSE = -2
 """As a response's body length: it ends with the connection."""
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_FIELDS = rb"((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
-_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n" + _FIELDS)
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_FIELDS = rb"((?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*)\r\n"
+_REQUEST = re.compile(rb"(" + TOKEN + rb") ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/1\.([01])\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})( [\t\x20-\x7e\x80-\xff]*)?\r\n" + _FIELDS)
 _LONE_CR_OR_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE | re.DOTALL)
@@ -32,6 +32,8 @@ _RESPONSE_OWN = frozenset(
     (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-authenticate",
      b"content-length", b"transfer-encoding", b"connection", b"upgrade")
 )  # fmt: skip
+WRITING = frozenset((b"POST", b"PUT", b"PATCH"))
+"""Methods whose requests tell a length of 0 too."""
 _FORWARDING = (b"x-forwarded", b"x-real-ip", b"x-original-")
 
 
@@ -63,6 +65,8 @@ class RequestHead:
     expects_continue: bool
     forwarding: dict[bytes, bytes] | None
     """`X-Forwarded-*` and the like that the client sent, by lower-case name."""
+    tails: dict[tuple[bytes, bool, bool], bytes] = field(default_factory=dict)
+    """What was built of the fields (`request_tail`), for the repetitions of this head."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ class ResponseHead:
     lines: list[bytes]
     is_closing: bool
     upgrade: bytes | None
+    built: dict[tuple[bool, bool, int], bytes] = field(default_factory=dict)
+    """What `build_response_head` made of it, by its other arguments."""
 
 
 def check_partial_head(data: bytes) -> None:
@@ -295,13 +301,26 @@ def build_request_head(
     request: RequestHead, target: bytes, *, forwarded: bytes, with_authorization: bool, with_upgrade: bool
 ) -> bytes:
     """What the replica gets: HTTP/1.1, the fields as they came, our own framing and forwarding fields."""
-    parts = [b"%b %b HTTP/1.1\r\nHost: %b" % (request.method, target, request.host or b"")]
+    return b"%b %b%b" % (
+        request.method,
+        target,
+        build_request_tail(
+            request, forwarded=forwarded, with_authorization=with_authorization, with_upgrade=with_upgrade
+        ),
+    )
+
+
+def build_request_tail(
+    request: RequestHead, *, forwarded: bytes, with_authorization: bool, with_upgrade: bool
+) -> bytes:
+    """`build_request_head` without method and target."""
+    parts = [b" HTTP/1.1\r\nHost: %b" % (request.host or b"")]
     parts += request.lines
     if request.authorization is not None and with_authorization:
         parts.append(b"Authorization: " + request.authorization)
     if request.length == CHUNKED:
         parts.append(b"Transfer-Encoding: chunked")
-    elif request.length or request.method in (b"POST", b"PUT", b"PATCH"):
+    elif request.length or request.method in WRITING:
         parts.append(b"Content-Length: %d" % request.length)
     if request.expects_continue:
         parts.append(b"Expect: 100-continue")

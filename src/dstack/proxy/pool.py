@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
+from dstack.proxy.repeated import ResponseHeads
+
 MAX_IDLE_PER_REPLICA = 512
 MAX_IDLE_SECONDS = 4.0
 """Below the 5 s after which common HTTP servers close a silent connection, so that few requests meet that."""
@@ -25,13 +27,14 @@ class Exchanging(Protocol):
 class Upstream(asyncio.Protocol):
     """One connection to a replica: idle in the pool, or busy with one exchange."""
 
-    __slots__ = ("_pool", "address", "exchange", "is_lost", "is_reused", "quiet_ticks", "transport")
+    __slots__ = ("_pool", "address", "exchange", "heads", "is_lost", "is_reused", "quiet_ticks", "transport")
 
     def __init__(self, pool: Pool, address: str) -> None:
         self._pool = pool
         self.address = address
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.exchange: Exchanging | None = None
+        self.heads = ResponseHeads()
         self.is_reused = False
         self.is_lost = False
         self.quiet_ticks = 0

@@ -22,7 +22,8 @@ from dstack.proxy.answers import answer
 from dstack.proxy.chunks import ChunkedReader
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.forward import Exchange
-from dstack.proxy.headers import CHUNKED, BadMessage, Hop, RequestHead, check_partial_head, parse_request_head
+from dstack.proxy.headers import CHUNKED, BadMessage, Hop, RequestHead, check_partial_head
+from dstack.proxy.repeated import RequestHeads
 
 SERVICES = b"/proxy/services/"
 HEAD_TIMEOUT = 60.0
@@ -77,6 +78,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         self._quiet_since = 0.0
         self._quiet_timer: asyncio.TimerHandle | None = None
         self._hop = Hop(b"", b"http", False)
+        self._heads = RequestHeads()
 
     # Connection
 
@@ -199,7 +201,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
             check_partial_head(self._buffer)
             return False
         head = self._buffer[:end]
-        request = parse_request_head(head)
+        request = self._heads.read(head)
         self._buffer = self._buffer[end:]
         self._request = request
         self._is_answered = False
