@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import ServerProcess, end_processes_of
+from tests.e2e.harness import Cli, ServerProcess, end_processes_of
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
     made: list[ServerProcess] = []
 
-    def make(name: str = "home", **env: str) -> ServerProcess:
-        made.append(ServerProcess(tmp_path / name, env=env))
+    def make(name: str = "home", *, prefix: tuple[str, ...] = (), **env: str) -> ServerProcess:
+        made.append(ServerProcess(tmp_path / name, env=env, prefix=prefix))
         return made[-1]
 
     yield make
@@ -29,3 +29,9 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 def server(make_server: Callable[..., ServerProcess]) -> ServerProcess:
     """A healthy server with its local fleet."""
     return make_server().start()
+
+
+@pytest.fixture
+def cli(server: ServerProcess) -> Cli:
+    """The command line beside that server, whose start has put its project main on file."""
+    return Cli(server)

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "00000000-0000-4000-8000-00000000e2e0"
+RESOURCES = re.compile(r"cpu=\d+ mem=[\d.]+[MGT]B disk=[\d.]+[MGT]B")
 T = TypeVar("T")
 
 
@@ -72,6 +74,8 @@ class ServerProcess:
     home: Path
     port: int = field(default_factory=free_port)
     env: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    """What the command is started with, such as `setpriv`."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -87,7 +91,7 @@ class ServerProcess:
         self.home.mkdir(parents=True, exist_ok=True)
         env = clean_environment(self.home, DSTACK_SERVER_ADMIN_TOKEN=TOKEN, **{**self.env, **extra})
         with (self.home / "server.out").open("ab") as out:
-            command = [sys.executable, "-m", "dstack", "server", "--port", str(self.port), "-y"]
+            command = [*self.prefix, sys.executable, "-m", "dstack", "server", "--port", str(self.port), "-y"]
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env, stdin=subprocess.DEVNULL)
         if wait:
             wait_for("a healthy server", self.healthy)
@@ -177,6 +181,39 @@ class ServerProcess:
 
     def log(self, name: str) -> bytes:
         return b"".join(self.iter_log(name))
+
+
+@dataclass
+class Cli:
+    """`dstack` as a person runs it, in a folder and at the home of the server."""
+
+    server: ServerProcess
+
+    @property
+    def folder(self) -> Path:
+        folder = self.server.home / "work"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dstack", *argv],
+            cwd=self.folder,
+            env=clean_environment(self.server.home, FROM_HERE="passed on"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __call__(self, *argv: str, stdin: str = "") -> tuple[int, str]:
+        """Exit status and output; what differs from machine to machine is left out."""
+        with self.start(*argv) as process:
+            out, _ = process.communicate(stdin, timeout=90)
+        return process.returncode, RESOURCES.sub("RESOURCES", out)
+
+    def write(self, text: str, name: str = ".dstack.yml") -> None:
+        (self.folder / name).write_text(text)
 
 
 def processes_with(marker: str) -> list[int]:

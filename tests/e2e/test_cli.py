@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from tests.e2e.harness import TOKEN, ServerProcess, clean_environment, wait_for
+from tests.e2e.harness import TOKEN, Cli, wait_for
 
 SMALL = 'resources: {cpu: "1..", memory: 0.1GB.., disk: 0.1GB..}\n'
-RESOURCES = re.compile(r"cpu=\d+ mem=[\d.]+[MGT]B disk=[\d.]+[MGT]B")
-
-
-@dataclass
-class Cli:
-    """`dstack` as a person runs it, in a folder and at the home of the server."""
-
-    server: ServerProcess
-    folder: Path
-
-    def start(self, *argv: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dstack", *argv],
-            cwd=self.folder,
-            env=clean_environment(self.server.home, FROM_HERE="passed on"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def __call__(self, *argv: str, stdin: str = "") -> tuple[int, str]:
-        """Exit status and output; what differs from machine to machine is left out."""
-        with self.start(*argv) as process:
-            out, _ = process.communicate(stdin, timeout=90)
-        return process.returncode, RESOURCES.sub("RESOURCES", out)
-
-    def write(self, text: str, name: str = ".dstack.yml") -> None:
-        (self.folder / name).write_text(text)
-
-
-@pytest.fixture
-def cli(server: ServerProcess, tmp_path: Path) -> Cli:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    cli = Cli(server, folder)
-    added = cli("project", "add", "--name", "main", "--url", server.url, "--token", TOKEN, "-y")
-    assert added == (0, "Project main is on file as the default project.\n")
-    return cli
 
 
 def _plan(kind: str) -> str:

@@ -205,7 +205,7 @@ def explain_pull(image: str, message: str) -> str:
     if any(
         word in low for word in ("no such host", "dial tcp", "timeout", "connection refused", "lookup ", "eof")
     ):
-        return f"the registry {registry} cannot be reached from this host ({message})"
+        return f"the registry {registry} cannot be reached from this host, which has no image {image} ({message})"
     if "no space left" in low:
         return f"the disk of the host is full: the image {image} does not fit ({message})"
     return f"the image {image} cannot be pulled: {message}"

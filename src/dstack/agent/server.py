@@ -141,7 +141,7 @@ class Agent:
         if spec.executor == "container":
             error = await self._container_error()
             if error:
-                raise HttpError(400, error)
+                raise HttpError(400, f"the image {spec.image} cannot be run: {error}")
         elif spec.executor not in self.executors:
             known = ", ".join(sorted(self.executors))
             raise HttpError(400, f"this agent has no executor {spec.executor!r}; it has {known}")

@@ -160,6 +160,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # two that are only bound may share a port; whoever connects meanwhile waits
     except OSError as error:
         listener.close()
         raise StartError(

@@ -100,11 +100,12 @@ class LocalBackend:
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [sys.executable, "-m", "dstack.agent", "--dir", str(self.folder)]
+        command += ["--exit-when-idle", str(IDLE_EXIT_S), *docker_arguments(os.environ)]
         environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = str(Path(dstack.__file__).parents[1])
         with (self.folder / "agent.out").open("wb") as output:
             return subprocess.Popen(
-                [*command, "--exit-when-idle", str(IDLE_EXIT_S)],
+                command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -129,6 +130,12 @@ def _reap_later(process: subprocess.Popen[bytes]) -> None:
         process.poll()
 
     loop.add_reader(descriptor, ended)
+
+
+def docker_arguments(environ: Mapping[str, str]) -> list[str]:
+    """Has the agent use the Docker of `DOCKER_HOST`, when that is a Unix socket: the agent speaks no other way."""
+    scheme, _, path = environ.get("DOCKER_HOST", "").partition("://")
+    return ["--docker-socket", path] if scheme == "unix" and path else []
 
 
 def can_connect(path: Path) -> bool:

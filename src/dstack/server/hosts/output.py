@@ -72,5 +72,7 @@ class OutputFollower:
         if error == self._told_error:
             return
         self._told_error = error
+        if error is not None:
+            logger.warning("job=%s output cannot be stored, tried again: %s", self._job.id, error)
         async with self._database.transaction() as session:
             await watching.record_logs_error(session, self._job.id, error)

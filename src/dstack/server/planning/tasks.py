@@ -60,7 +60,6 @@ class Host:
     backend: str
     """The backend's own type."""
     executors: tuple[str, ...]
-    container_error: str = ""
     takes_whole: bool = True
     """The job has all of the instance."""
 
@@ -95,22 +94,24 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
 
 
 def choose_executor(spec: JobSpec, host: Host) -> str:
-    """A process on the machine in front of the user unless an image is asked for; else a container (ADR 0005)."""
+    """A process on the machine in front of the user unless an image is asked for; else a container (ADR 0005).
+
+    Whether the host has Docker is for its agent to say: it looks at the moment it is asked.
+    """
     if "simulated" in host.executors:
         return "simulated"
     if host.backend == "local" and spec.image_name in OWN_IMAGES:
         return "process"
-    if "container" not in host.executors:
-        why = host.container_error or "there is no container runtime on the host"
-        raise CannotRun(f"The image {spec.image_name} cannot be run: {why}")
     return "container"
 
 
 def _commands(spec: JobSpec, is_process: bool) -> list[str]:
-    """An interactive shell would read the start-up files of whoever runs the server: processes get a plain one."""
-    if is_process and len(spec.commands) > 2 and spec.commands[-3] == "-i":
-        return [*spec.commands[:-3], *spec.commands[-2:]]
-    return list(spec.commands)
+    """A shell is interactive to read its start-up files. Processes get a plain one, for the files are those of
+    whoever runs the server; so does `sh`, which has none and may greet whoever uses it."""
+    if len(spec.commands) < 4 or spec.commands[-3] != "-i":
+        return list(spec.commands)
+    is_plain = is_process or spec.commands[-4].rsplit("/", 1)[-1] == "sh"
+    return [*spec.commands[:-3], *spec.commands[-2:]] if is_plain else list(spec.commands)
 
 
 def _working_dir(spec: JobSpec, is_process: bool) -> str | None:

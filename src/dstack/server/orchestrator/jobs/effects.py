@@ -110,7 +110,6 @@ async def _context(world: World, key: Key) -> tuple[TaskContext, Host, str]:
     host = Host(
         backend=instance.backend or "",
         executors=tuple(info.get("executors", ())),
-        container_error=info.get("container_error", ""),
         takes_whole=job.blocks >= (instance.total_blocks or 1) and instance.backend != "local",
     )
     if instance.address is None:
