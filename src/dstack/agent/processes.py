@@ -43,8 +43,8 @@ def signal_group(leader: int, number: int) -> None:
         os.killpg(leader, number)
 
 
-def _parents() -> Dict[int, int]:
-    """Parent of each process that is not a zombie."""
+def _parents(with_zombies: bool) -> Dict[int, int]:
+    """Parent of each process."""
     parents: Dict[int, int] = {}
     for pid in _pids():
         try:
@@ -52,7 +52,7 @@ def _parents() -> Dict[int, int]:
                 fields = file.read().rsplit(b")", 1)[1].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if fields[0] != b"Z":
+        if with_zombies or fields[0] != b"Z":
             parents[pid] = int(fields[1])
     return parents
 
@@ -61,10 +61,10 @@ def _pids() -> List[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def descendants(root: int) -> List[int]:
-    """All living processes below `root`."""
+def descendants(root: int, with_zombies: bool = False) -> List[int]:
+    """All living processes below `root`; with those that have ended and whose parent has yet to collect them."""
     children: Dict[int, List[int]] = {}
-    for pid, parent in _parents().items():
+    for pid, parent in _parents(with_zombies).items():
         children.setdefault(parent, []).append(pid)
     found: List[int] = []
     todo = list(children.get(root, ()))

@@ -23,6 +23,7 @@ GET    /v1/tasks/{id}/logs                ``?offset=N&follow=0|1``; frames (belo
                                           and all of it was sent
 POST   /v1/tasks/{id}/logs/acknowledge    body ``{"offset": N}``: everything before N is stored, the
                                           host may drop it
+GET    /v1/tasks/{id}/metrics             ``TaskMetrics`` of this moment; 409 when the task does not run
 GET    /v1/events                         ``?after=SEQ``; NDJSON, one ``Event`` a line, without end:
                                           the newest state of every task that changed after SEQ, then
                                           each change as it happens; a ``ping`` every 15 s of silence
@@ -165,6 +166,28 @@ class TaskState(_Message):
     """Offset of the oldest frame still on the host."""
     log_end: int = 0
     log_acknowledged: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuMetrics(_Message):
+    """What one accelerator is doing; 0 where the vendor's tool does not tell."""
+
+    gpu_memory_usage_bytes: int
+    gpu_util_percent: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMetrics(_Message):
+    """What a running task uses at this moment by the host's clock."""
+
+    timestamp_micro: int
+    cpu_usage_micro: int
+    """CPU time since the start, in microseconds, over all cores and processes."""
+    memory_usage_bytes: int
+    memory_working_set_bytes: int
+    """Without what the kernel can take back at once: files that are only cached."""
+    gpus: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
+    """`GpuMetrics` of the task's accelerators, in the order of `TaskState.gpu_ids`."""
 
 
 @dataclasses.dataclass(frozen=True)

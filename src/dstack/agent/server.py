@@ -20,12 +20,14 @@ from dstack.agent.protocol import (
     ENDED,
     PENDING,
     PROTOCOL_VERSION,
+    RUNNING,
     AgentInfo,
     Event,
     StopRequest,
     TaskSpec,
 )
 from dstack.agent.tasks import Task, TaskConflict, Tasks
+from dstack.agent.usage import NotRunning
 
 PING_SECONDS = 15
 MAX_FILE_BYTES = 2 * 1024**3
@@ -78,6 +80,8 @@ class Agent:
             return await self._delete(task_id)
         if call == ("POST", "stop"):
             return self._stop(task_id, await request.json())
+        if call == ("GET", "metrics"):
+            return await self._metrics(self._find(task_id))
         if call == ("GET", "logs"):
             return self._logs(task_id, request)
         if call == ("POST", "logs/acknowledge"):
@@ -216,6 +220,14 @@ class Agent:
         finally:
             remove(temporary)
         return Response(204)
+
+    async def _metrics(self, task: Task) -> Response:
+        if task.state.status != RUNNING:
+            raise HttpError(409, f"the task is {task.state.status}: only a running one is measured")
+        try:
+            return json_response((await self._executor(task).measure(task)).to_json())
+        except (NotRunning, DockerError) as error:
+            raise HttpError(409, f"the task cannot be measured now: {error}") from error
 
     def _logs(self, task_id: str, request: Request) -> Response:
         task = self._find(task_id)

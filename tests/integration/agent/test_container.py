@@ -203,3 +203,16 @@ async def test_without_docker_the_agent_says_so(tmp_path: Path) -> None:
     with pytest.raises(AgentRefused, match="there is no Docker on this host"):
         await agent.client.put_task(TaskSpec("x", "x", "container", [], image="busybox"))
     await agent.clean_up()
+
+
+async def test_metrics_are_those_of_the_container(agent: DockerAgent) -> None:
+    task = agent.shell("while true; do :; done")
+    await agent.client.put_task(task)
+    await agent.running(task)
+    first = await agent.client.task_metrics(task.id)
+    assert first.memory_usage_bytes >= first.memory_working_set_bytes > 0
+
+    async def has_advanced() -> bool:
+        return (await agent.client.task_metrics(task.id)).cpu_usage_micro > first.cpu_usage_micro
+
+    await until(has_advanced)

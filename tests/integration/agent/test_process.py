@@ -211,3 +211,34 @@ async def test_a_kill_at_any_moment_of_the_start_starts_every_job_once(agent: Ag
         await agent.client.put_task(task)
         assert (await agent.ended(task.id)).reason == "done_by_runner"
     assert starts.read_text().split() == [str(number) for number in range(12)]
+
+
+async def test_metrics_sum_over_all_processes_of_a_task(agent: AgentProcess) -> None:
+    """Also those that have ended, and those whose parent has ended."""
+    burn = f'{sys.executable} -c "x = bytearray(50_000_000)\nwhile True: pass"'
+    task = shell(f"{sys.executable} -c 'for _ in range(3_000_000): pass'; ({burn} &) ; sleep 1000")
+    with pytest.raises(AgentRefused, match="there is no task"):
+        await agent.client.task_metrics(task.id)
+    await agent.client.put_task(task)
+
+    async def has_grown() -> bool:
+        try:
+            measured = await agent.client.task_metrics(task.id)
+        except AgentRefused:  # it has yet to start
+            return False
+        return measured.memory_working_set_bytes > 50_000_000 and measured.cpu_usage_micro > 500_000
+
+    await until(has_grown)
+    first = await agent.client.task_metrics(task.id)
+    assert first.memory_usage_bytes >= first.memory_working_set_bytes
+    assert first.gpus == []
+
+    async def has_advanced() -> bool:
+        later = await agent.client.task_metrics(task.id)
+        return later.cpu_usage_micro > first.cpu_usage_micro and later.timestamp_micro > first.timestamp_micro
+
+    await until(has_advanced)
+    await agent.client.stop_task(task.id, StopRequest(grace_seconds=0))
+    await agent.ended(task.id)
+    with pytest.raises(AgentRefused, match="the task is ended"):
+        await agent.client.task_metrics(task.id)

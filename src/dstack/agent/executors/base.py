@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dstack.agent.protocol import TaskMetrics
 from dstack.agent.tasks import Task
 
 
@@ -26,6 +27,10 @@ class Executor(Protocol):
 
     def acknowledged(self, task: Task) -> None:
         """More of the log is stored elsewhere: a paused task may go on."""
+        ...
+
+    async def measure(self, task: Task) -> TaskMetrics:
+        """What the running task uses now. Raises `usage.NotRunning`."""
         ...
 
     def check(self) -> None:

@@ -11,6 +11,7 @@ import tarfile
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
+from dstack.agent import usage
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
 from dstack.agent.executors.container_log import ContainerLog, microseconds
 from dstack.agent.executors.container_spec import (
@@ -33,6 +34,7 @@ from dstack.agent.protocol import (
     PREPARING,
     PULLING,
     RUNNING,
+    TaskMetrics,
     TaskSpec,
 )
 from dstack.agent.tasks import Task, Tasks
@@ -82,6 +84,14 @@ class ContainerExecutor:
 
     def acknowledged(self, task: Task) -> None:
         return
+
+    async def measure(self, task: Task) -> TaskMetrics:
+        gpus = await self._gpus.measure(task.state.gpu_ids)
+        for container in await self._list(f"{TASK_LABEL}={task.id}"):
+            query = {"stream": 0, "one-shot": 1}
+            stats = await self._docker.call("GET", "/containers/{}/stats".format(container["Id"]), query)
+            return usage.as_metrics(usage.parse_docker_stats(stats), gpus)
+        raise usage.NotRunning("the container of the task is gone")
 
     def check(self) -> None:
         for task in self._tasks.live():

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Dict, Optional, Tuple
 
-from dstack.agent import logs, processes
+from dstack.agent import logs, processes, usage
 from dstack.agent.executors import supervisor
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
@@ -22,6 +22,7 @@ from dstack.agent.protocol import (
     PREPARING,
     RUNNING,
     STOPPED,
+    TaskMetrics,
 )
 from dstack.agent.tasks import Task, Tasks
 
@@ -160,6 +161,14 @@ class ProcessExecutor:
 
     def acknowledged(self, task: Task) -> None:
         return
+
+    async def measure(self, task: Task) -> TaskMetrics:
+        known = read_json(task.path("supervisor.json"))
+        if known is None or not _is_supervised(task):
+            raise usage.NotRunning("the processes of the task have ended")
+        return usage.as_metrics(
+            usage.of_processes(int(known["pid"])), await self._gpus.measure(task.state.gpu_ids)
+        )
 
     async def close(self) -> None:
         return

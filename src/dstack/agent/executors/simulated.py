@@ -9,6 +9,8 @@
 | `start_seconds` | how long it is `preparing` |
 | `start_error` | it never runs and ends with `creating_container_error` and this message |
 | `ignore_stop_seconds` | how long it ignores a stop; never longer than the grace |
+| `cpu_cores`, `memory_bytes` | what it uses all the time; 0 by default |
+| `gpus` | list of `gpu_memory_usage_bytes` and `gpu_util_percent`, one an accelerator |
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import time
 from typing import Callable, Dict, List
 
+from dstack.agent import usage
 from dstack.agent.logs import READ_BYTES, LogWriter
 from dstack.agent.protocol import (
     CREATING_FAILED,
@@ -27,6 +30,8 @@ from dstack.agent.protocol import (
     MAX_DURATION_EXCEEDED,
     PREPARING,
     RUNNING,
+    GpuMetrics,
+    TaskMetrics,
     encode_frame,
 )
 from dstack.agent.tasks import Task, Tasks
@@ -123,6 +128,13 @@ class SimulatedExecutor:
 
     def acknowledged(self, task: Task) -> None:
         return
+
+    async def measure(self, task: Task) -> TaskMetrics:
+        assert task.spec
+        simulation, ran = task.spec.simulation, time.time() - (task.state.started_at or time.time())
+        memory = int(simulation.get("memory_bytes", 0))
+        used = usage.Usage(int(ran * float(simulation.get("cpu_cores", 0)) * usage.MICRO), memory, memory)
+        return usage.as_metrics(used, [GpuMetrics.from_json(gpu) for gpu in simulation.get("gpus", [])])
 
     def check(self) -> None:
         return

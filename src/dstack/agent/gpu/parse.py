@@ -27,16 +27,16 @@ Parsed = Tuple[List[Gpu], str]
 
 def parse_nvidia(text: str) -> Parsed:
     """`nvidia-smi --query-gpu=uuid,name,memory.total,driver_version --format=csv,noheader,nounits`."""
-    rows = _rows(text, 4)
-    gpus = [Gpu("nvidia", _without(row[1], "NVIDIA "), _mib(row[2]), row[0]) for row in rows]
-    return gpus, rows[0][3] if rows else ""
+    found = rows(text, 4)
+    gpus = [Gpu("nvidia", _without(row[1], "NVIDIA "), _mib(row[2]), row[0]) for row in found]
+    return gpus, found[0][3] if found else ""
 
 
 def parse_intel(text: str) -> Parsed:
     """`hl-smi -Q index,name,memory.total,driver_version -f csv,noheader,nounits`."""
-    rows = _rows(text, 4)
-    gpus = [Gpu("intel", row[1], _mib(row[2]), row[0]) for row in rows]
-    return gpus, rows[0][3] if rows else ""
+    found = rows(text, 4)
+    gpus = [Gpu("intel", row[1], _mib(row[2]), row[0]) for row in found]
+    return gpus, found[0][3] if found else ""
 
 
 def parse_amd_smi(text: str) -> Parsed:
@@ -75,12 +75,13 @@ def parse_tenstorrent(text: str) -> Parsed:
     return gpus, str(data.get("host_info", {}).get("Driver", "")).replace("TT-KMD ", "")
 
 
-def _rows(text: str, columns: int) -> List[List[str]]:
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
-    for row in rows:
+def rows(text: str, columns: int) -> List[List[str]]:
+    """The cells of each line. Raises ValueError when a line has another number of them."""
+    found = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
+    for row in found:
         if len(row) != columns:
             raise ValueError("expected {} columns, got {!r}".format(columns, ", ".join(row)))
-    return rows
+    return found
 
 
 def _mib(text: str) -> int:

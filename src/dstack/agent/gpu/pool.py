@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import Dict, List, Optional
 
+from dstack.agent.gpu.meter import GpuMeter
 from dstack.agent.gpu.parse import Gpu
-from dstack.agent.protocol import TaskSpec
+from dstack.agent.protocol import GpuMetrics, TaskSpec
 from dstack.agent.tasks import Task, Tasks
 
 VARIABLES = {
@@ -27,6 +28,7 @@ class GpuPool:
     def __init__(self, tasks: Tasks, gpus: List[Gpu]) -> None:
         self._tasks = tasks
         self.gpus = gpus
+        self._meter: Optional[GpuMeter] = None
 
     def choose(self, task: Task, spec: TaskSpec) -> List[str]:
         """Ids for the task, to be written into its state. Raises GpusTaken."""
@@ -43,6 +45,14 @@ class GpuPool:
     def of(self, gpu_ids: List[str]) -> List[Gpu]:
         """The accelerators of these ids."""
         return [gpu for gpu in self.gpus if gpu.id in gpu_ids]
+
+    async def measure(self, gpu_ids: List[str]) -> List[GpuMetrics]:
+        """What these accelerators are doing; fewer when the vendor's tool does not tell of all."""
+        if not self.gpus or not gpu_ids:
+            return []
+        if self._meter is None:
+            self._meter = GpuMeter(self.gpus[0].vendor)  # a host has those of one vendor
+        return await self._meter.measure(gpu_ids)
 
     def environment(self, gpu_ids: List[str]) -> Dict[str, str]:
         """Limits a process to these accelerators; to none of them when there are others on the host."""

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from dstack.agent.protocol import AgentInfo, Event, StopRequest, TaskSpec, TaskState, iter_frames
+from dstack.agent.protocol import AgentInfo, Event, StopRequest, TaskMetrics, TaskSpec, TaskState, iter_frames
 from dstack.core.errors import AgentError, Unreachable
 
 if sys.version_info >= (3, 11):
@@ -105,6 +105,10 @@ class AgentClient:
 
     async def get_task(self, task_id: str) -> TaskState:
         return TaskState.from_json(await self._call("GET", f"/v1/tasks/{task_id}"))
+
+    async def task_metrics(self, task_id: str) -> TaskMetrics:
+        """What a running task uses now; AgentRefused (409) when it does not run."""
+        return TaskMetrics.from_json(await self._call("GET", f"/v1/tasks/{task_id}/metrics"))
 
     async def list_tasks(self) -> list[TaskState]:
         data = await self._call("GET", "/v1/tasks")
