@@ -24,7 +24,7 @@ def list_runs(folder: Path) -> list[Result]:
     """`runs/list` returning 100 of 1,000 finished runs"""
     with Simulator.started(folder / "cloud") as simulator:
         simulator.write_server_config(folder / "home/.dstack/server")
-        with running_server(folder) as server:
+        with running_server(folder, DSTACK_LOCAL_BACKEND="off") as server:
             simulator.apply_fleet(server, nodes=10, blocks=16)
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda number: _submit(server, number), range(RUNS)))
@@ -37,7 +37,8 @@ def list_runs(folder: Path) -> list[Result]:
 
 
 def _submit(server: ServerProcess, number: int) -> None:
-    server.submit(f"run-{number}", ["true"], resources={"cpu": "1..", "memory": "0..", "disk": "0.."})
+    retry = {"on_events": ["no-capacity"], "duration": "1h"}
+    server.submit(f"run-{number}", ["true"], resources={"cpu": "1..", "memory": "0..", "disk": "0.."}, retry=retry)
 
 
 BENCHMARKS: list[Benchmark] = [who_am_i, list_runs]

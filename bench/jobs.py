@@ -15,29 +15,34 @@ from tests.e2e.simulated import Simulator
 from bench.measure import Benchmark, Result, at_most, dstack, running_server
 
 JOBS = 1000
+ONE_CPU = {"cpu": "1..", "memory": "0..", "disk": "0.."}
+ANY_HOST = {"cpu": "0..", "memory": "0..", "disk": "0.."}
 
 
 def first_output(folder: Path) -> list[Result]:
-    """`apply -d` accepted to the first line of output in the store, and a job's end to `done` in the API"""
+    """a task accepted to the first line of its output in the store, and a job's end to `done` in the API"""
     with running_server(folder) as server:
-        to_output, to_done = [], []
-        for attempt in range(7):
-            name, stamp = f"first-{attempt}", folder / f"stamp-{attempt}"
-            configuration = folder / "task.dstack.yml"
-            configuration.write_text(
-                f"type: task\nname: {name}\ncommands:\n- echo hello\n- sleep 0.3\n- date +%s.%N > {stamp}\n"
-                "resources: {cpu: '0..', memory: '0..', disk: '0..'}\n"
-            )
-            dstack(folder, "apply", "-y", "-d", "-f", str(configuration))
-            accepted = time.time()
-            wait_for("the first line", partial(server.log, name), 30)
-            to_output.append(time.time() - accepted)
-            wait_for("done", partial(_is_done, server, name), 30)
-            to_done.append(time.time() - float(stamp.read_text()))
+        time.sleep(1)  # as between `dstack server` and a person's first command
+        to_output, to_done = zip(
+            *(_one_task(server, f"first-{number}", folder) for number in range(9)), strict=True
+        )
         return [
-            at_most("apply -d accepted to first output line", 0.3, statistics.median(to_output), "s"),
+            at_most("accepted to first output line", 0.3, statistics.median(to_output[1:]), "s"),
+            Result("  the first task of a server (starts the agent)", "", f"{to_output[0]:.3g} s"),
             at_most("end of a job to done in the API", 0.1, statistics.median(to_done), "s"),
+            Result("  the quickest of 9", "", f"{min(to_output):.3g} s, {min(to_done):.3g} s"),
         ]
+
+
+def _one_task(server: ServerProcess, name: str, folder: Path) -> tuple[float, float]:
+    """Seconds from the answer that accepts it to its first stored line, and from its end to `done`."""
+    stamp = folder / f"stamp-{name}"
+    server.submit(name, ["echo hello", "sleep 0.3", f"date +%s.%N > {stamp}"], resources=ANY_HOST)
+    accepted = time.time()
+    wait_for("the first line", partial(server.log, name), 30)
+    seen = time.time()
+    wait_for("done", partial(_is_done, server, name), 30)
+    return seen - accepted, time.time() - float(stamp.read_text())
 
 
 def _is_done(server: ServerProcess, name: str) -> bool:
@@ -48,7 +53,7 @@ def thousand_jobs(folder: Path) -> list[Result]:
     """1,000 short jobs at once on simulated agents"""
     with Simulator.started(folder / "cloud") as simulator:
         simulator.write_server_config(folder / "home/.dstack/server")
-        with running_server(folder) as server:
+        with running_server(folder, DSTACK_LOCAL_BACKEND="off") as server:
             simulator.apply_fleet(server, nodes=10, blocks=16)
             start = time.monotonic()
             with ThreadPoolExecutor(8) as pool:
@@ -69,7 +74,7 @@ def thousand_jobs(folder: Path) -> list[Result]:
 
 
 def _submit(server: ServerProcess, name: str) -> None:
-    server.submit(name, ["true"], resources={"cpu": "1..", "memory": "0..", "disk": "0.."})
+    server.submit(name, ["true"], resources=ONE_CPU, retry={"on_events": ["no-capacity"], "duration": "1h"})
 
 
 def _all_ended(server: ServerProcess) -> bool:
