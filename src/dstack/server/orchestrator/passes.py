@@ -158,8 +158,9 @@ class Passes:
                 None,
             )
         )
-        if is_news or decision.look_again_at != this.head.wake_at:
-            values = {"status": status, "wake_at": decision.look_again_at, "last_processed_at": now}
+        wake_at = _next_look(this.head.wake_at, decision.look_again_at, now)
+        if is_news or (wake_at != this.head.wake_at and not decision.again):
+            values = {"status": status, "wake_at": wake_at, "last_processed_at": now}
             is_last = not decision.effects and this.head.attempts == 0
             async with self._database.transaction() as session:
                 await self._write(session, this, values, free=is_last)
@@ -167,10 +168,10 @@ class Passes:
                     await self._kinds[this.key.kind].record(session, snapshot, decision, now)
                 wake(session, *(name_of(key) for key in decision.wake))
             self._written(this, free=is_last)
-            this.head.status, this.head.wake_at = status, decision.look_again_at
+            this.head.status, this.head.wake_at = status, wake_at
         else:
             self._database.wakeups.publish(name_of(key) for key in decision.wake)
-        this.wake_at = decision.look_again_at
+        this.wake_at = wake_at
         self._crash(this.key.kind, "after-record")
 
     async def _write(self, session: Any, this: Pass, values: Mapping[str, Any], *, free: bool) -> None:
@@ -249,6 +250,13 @@ class Passes:
         if known is None:
             raise LeaseLost
         return {name: value for name, value in this.facts.items() if known[name] != value}
+
+
+def _next_look(recorded: datetime | None, wanted: datetime | None, now: datetime) -> datetime | None:
+    """A time on record that comes before the wanted one stands: looking early is cheaper than writing."""
+    if recorded is not None and wanted is not None and now < recorded <= wanted:
+        return recorded
+    return wanted
 
 
 def name_of(key: Key) -> str:
