@@ -15,6 +15,8 @@ CALLERS = ("nobody", "stranger", "member", "manager", "admin", "root")
 WHO_MAY = {
     "public": CALLERS,
     "user": CALLERS[1:],
+    "unlimited user": CALLERS[1:],
+    "first token": CALLERS[1:],
     "any user": CALLERS[1:],
     "project user": CALLERS[2:],
     "project user or public": CALLERS[2:],
@@ -40,7 +42,7 @@ def test_everything_under_a_project_needs_a_role_in_it() -> None:
         permission = permission_of(route)
         assert permission is not None
         if "{project_name}" in route.path:
-            assert permission.name not in ("public", "user"), route.path
+            assert permission.name not in ("public", "user", "unlimited user", "first token"), route.path
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)

@@ -32,6 +32,7 @@ COMMANDS = (
     Command("secret", "dstack.cli.commands.secret", "Manage secrets"),
     Command("server", "dstack.cli.commands.server", "Start a server", has_project=False),
     Command("stop", "dstack.cli.commands.stop", "Stop a run"),
+    Command("token", "dstack.cli.commands.token", "Manage your named tokens"),
 )
 
 

@@ -7,8 +7,11 @@ from typing import Protocol
 
 
 class ProxyAuth(Protocol):
-    def is_allowed(self, project: str, token: str) -> bool | Awaitable[bool]:
-        """Whether the token's owner may use the project's services. At once where known, else to be awaited."""
+    def is_allowed(self, project: str, token: str, address: str) -> bool | Awaitable[bool]:
+        """Whether the token's owner may use the project's services. At once where known, else to be awaited.
+
+        `address` is the client's; awaiting raises `TooManyAttempts` when it has shown too many unknown tokens.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Coroutine
 from typing import Protocol
 
+from dstack.core.errors import TooManyAttempts
 from dstack.proxy.auth import bearer_token
 from dstack.proxy.chunks import LAST_CHUNK, ChunkedReader, chunk
 from dstack.proxy.deps import ProxyDependencies
@@ -39,7 +40,7 @@ class Client(Protocol):
     """The client's connection, as an exchange uses it."""
 
     def send(self, data: bytes) -> None: ...
-    def send_error(self, status: int, detail: str) -> None: ...
+    def send_error(self, status: int, detail: str, *extra: bytes) -> None: ...
     def cut(self, *, hard: bool) -> None: ...
     def on_ready(self) -> None: ...
     def on_tunnel(self) -> None: ...
@@ -128,14 +129,21 @@ class Exchange:
             self._forward()
             return
         token = bearer_token(self._request.authorization)
-        allowed = token is not None and self._deps.auth.is_allowed(self._project, token)
+        allowed = token is not None and self._deps.auth.is_allowed(
+            self._project, token, self._hop.address.decode("ascii")
+        )
         if isinstance(allowed, bool):
             self._permit(is_allowed=allowed)
         else:
             self._spawn(self._await_permission(allowed))
 
     async def _await_permission(self, allowing: Awaitable[bool]) -> None:
-        self._permit(is_allowed=await allowing)
+        try:
+            is_allowed = await allowing
+        except TooManyAttempts as error:
+            self._client.send_error(429, str(error), b"Retry-After: %d" % error.retry_after_seconds)
+        else:
+            self._permit(is_allowed=is_allowed)
 
     def _permit(self, *, is_allowed: bool) -> None:
         if is_allowed:

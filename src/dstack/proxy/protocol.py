@@ -272,8 +272,9 @@ class ProxyHttpProtocol(HttpToolsProtocol):
     def _redirect(self, location: bytes) -> None:
         self._answer(308, "The service's path ends with a slash", (b"Location: " + location,))
 
-    def send_error(self, status: int, detail: str) -> None:
-        self._answer(status, detail, ())
+    def send_error(self, status: int, detail: str, *extra: bytes) -> None:
+        """`extra` are further field lines."""
+        self._answer(status, detail, extra)
 
     def _answer(self, status: int, detail: str, extra: tuple[bytes, ...]) -> None:
         request = self._request

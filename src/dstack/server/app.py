@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dstack import COMPATIBILITY_LEVEL
 from dstack.backends.registry import BackendContext
 from dstack.server import clock
-from dstack.server.access import Access, DefaultPermissions, FailedAttempts
+from dstack.server.access import Access, DefaultPermissions
 from dstack.server.api import (
     backends,
     errors,
@@ -31,6 +31,7 @@ from dstack.server.api import (
     secrets,
     server_info,
     sharing,
+    tokens,
     users,
 )
 from dstack.server.api.versions import VersionCheck
@@ -54,6 +55,7 @@ logger = logging.getLogger(__name__)
 ROUTERS = (
     server_info.router,
     users.router,
+    tokens.router,
     projects.router,
     secrets.router,
     repos.router,
@@ -154,7 +156,6 @@ def build(context: Context) -> FastAPI:
         middleware=[Middleware(AnswerMistakes), Middleware(VersionCheck)],
     )
     app.state.context = context
-    app.state.failed_attempts = FailedAttempts()
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -113,7 +113,7 @@ async def serve(settings: Settings) -> None:
             async with running(settings, database, encryption, permissions) as app:
                 context = app.state.context
                 lines = [key_message, *messages] if key_message else messages
-                proxy = server_dependencies(database, context.access)
+                proxy = server_dependencies(database, context.access, context.failed_attempts)
                 try:
                     await _Server(_uvicorn(settings, app, proxy), lines, context.stopping).serve(
                         sockets=[listener]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvicorn
 
+from dstack.core.errors import TooManyAttempts
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.pool import Pool
 from dstack.proxy.protocol import make_http_protocol
@@ -180,8 +181,11 @@ class StaticRepo:
 
 
 class StaticAuth:
-    def is_allowed(self, project: str, token: str) -> bool | Awaitable[bool]:
-        return token == TOKEN
+    def is_allowed(self, project: str, token: str, address: str) -> bool | Awaitable[bool]:
+        return self._refuse() if token == "one-too-many" else token == TOKEN
+
+    async def _refuse(self) -> bool:
+        raise TooManyAttempts("Too many failed attempts", retry_after_seconds=7)
 
 
 async def asgi_app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]

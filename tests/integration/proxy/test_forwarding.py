@@ -261,3 +261,10 @@ async def test_a_get_on_a_connection_that_went_stale_is_sent_again(proxy: Proxy,
     for _ in range(20):
         answer = await proxy.exchange(proxy.get("/close-after", close=False) + proxy.get("/"))
         assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_b18_too_many_failed_attempts_are_told_to_wait(proxy: Proxy, replica: Replica) -> None:
+    answer = await proxy.exchange(proxy.get("/").replace(b"Bearer good", b"Bearer one-too-many"))
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nRetry-After: 7\r\n" in answer
+    assert replica.heads == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from datetime import datetime, timedelta
 
 from tests.fixtures.rows import EPOCH, job_row, project_row, run_row, user_row
 
@@ -75,19 +76,25 @@ async def test_permissions_are_remembered_until_tokens_or_members_change() -> No
     members = {("good", "main")}
     asked = []
 
-    async def may_use(token: str, project: str) -> bool:
+    now = EPOCH
+
+    async def may_use(token: str, project: str, _address: str) -> datetime | None:
         asked.append(token)
-        return (token, project) in members
+        return EPOCH + timedelta(minutes=1) if (token, project) in members else None
 
     wakeups = Wakeups()
-    auth = ServerProxyAuth(may_use, wakeups)
+    auth = ServerProxyAuth(may_use, wakeups, lambda: now)
 
     async def is_allowed(token: str) -> bool:
-        answer = auth.is_allowed("main", token)
+        answer = auth.is_allowed("main", token, "10.0.0.1")
         return await answer if inspect.isawaitable(answer) else bool(answer)
 
     assert [await is_allowed(token) for token in ("good", "good", "bad", "bad")] == [True, True, False, False]
     assert asked == ["good", "bad", "bad"]
+    now += timedelta(minutes=1)
+    assert await is_allowed("good") is True
+    assert asked[3:] == ["good"], "it was asked again once the token's time was over"
+    now -= timedelta(minutes=1)
     members.clear()
     wakeups.publish(["members"])
     assert await is_allowed("good") is False

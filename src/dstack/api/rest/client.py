@@ -11,6 +11,7 @@ from dstack.api.rest.logs import LogsApi
 from dstack.api.rest.projects import EventsApi, ProjectsApi, SecretsApi, UsersApi
 from dstack.api.rest.repos import FilesApi, ReposApi
 from dstack.api.rest.runs import RunsApi
+from dstack.api.rest.tokens import TokensApi
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,6 +28,7 @@ class RestClient:
         self.connection = Connection(base_url, token, trace)
         self.projects = ProjectsApi(self.connection)
         self.users = UsersApi(self.connection)
+        self.tokens = TokensApi(self.connection)
         self.runs = RunsApi(self.connection)
         self.logs = LogsApi(self.connection)
         self.fleets = FleetsApi(self.connection)

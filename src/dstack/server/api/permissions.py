@@ -13,9 +13,9 @@ from fastapi import Depends
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 
-from dstack.core.errors import Forbidden, NotAuthenticated, ProjectNotFound, TooManyAttempts
+from dstack.core.errors import Forbidden, NotAuthenticated, ProjectNotFound
 from dstack.core.projects import ProjectRole
-from dstack.server.access import Access, Caller, FailedAttempts, ProjectAccess
+from dstack.server.access import Access, Caller, ProjectAccess
 from dstack.server.operations.context import Context, InProject
 
 
@@ -50,22 +50,33 @@ def bearer_token(request: Request) -> str:
 async def identify(request: Request) -> Caller:
     """Whose token it is. Raises NotAuthenticated, Forbidden or, after too many failures, TooManyAttempts."""
     token = bearer_token(request)
-    access: Access = request.app.state.context.access
+    access: Access = context_of(request).access
     caller = await access.authenticate(token)
     if caller is None:
-        attempts: FailedAttempts = request.app.state.failed_attempts
-        wait = attempts.failed(request.client.host if request.client else "")
-        if wait is not None:
-            raise TooManyAttempts(
-                "Too many failed attempts from this address; wait and check the token",
-                retry_after_seconds=max(1, round(wait)),
-            )
-        raise Forbidden("Invalid token")
+        context_of(request).failed_attempts.count(request.client.host if request.client else "")
+        raise Forbidden("Invalid token: nobody has it, or it has expired")
+    if caller.token is not None and caller.token.services_only:
+        raise Forbidden("Access denied: this token is for services and models only")
     return caller
 
 
 async def _public(_request: Request) -> None:
     """Anybody, without a token."""
+
+
+async def _unlimited(request: Request) -> Caller:
+    caller = await identify(request)
+    if caller.limited_to is not None:
+        raise Forbidden("Access denied: this token is for some projects only")
+    return caller
+
+
+async def _first_token(request: Request) -> Caller:
+    """What would show or make credentials that outlive a named token."""
+    caller = await identify(request)
+    if caller.token is not None:
+        raise Forbidden("Access denied: this needs your first token, not a named one")
+    return caller
 
 
 async def _admin(request: Request) -> Caller:
@@ -81,6 +92,8 @@ async def _project(request: Request) -> tuple[Caller, ProjectAccess, ProjectRole
     project = await context_of(request).access.find_project(name)
     if project is None:
         raise ProjectNotFound(f"Project {name!r} does not exist")
+    if not caller.may_see(project):
+        raise Forbidden(f"Access denied: this token is not for project {name!r}")
     return caller, project, caller.role_in(project)
 
 
@@ -120,6 +133,8 @@ _ADMIN, _MANAGER, _USER = ProjectRole.ADMIN, ProjectRole.MANAGER, ProjectRole.US
 
 Public = Annotated[None, Depends(Permission("public", _public))]
 Authenticated = Annotated[Caller, Depends(Permission("user", identify))]
+Unlimited = Annotated[Caller, Depends(Permission("unlimited user", _unlimited))]
+FirstToken = Annotated[Caller, Depends(Permission("first token", _first_token))]
 GlobalAdmin = Annotated[Caller, Depends(Permission("global admin", _admin))]
 MemberOf = Annotated[InProject, Depends(Permission("project user", _at_least(_ADMIN, _MANAGER, _USER)))]
 ManagerOf = Annotated[InProject, Depends(Permission("project manager", _at_least(_ADMIN, _MANAGER)))]

@@ -20,7 +20,7 @@ from dstack.core.schemas.projects import (
 from dstack.server.api import answers
 from dstack.server.api.bodies import JsonBody
 from dstack.server.api.describe import answers as answering
-from dstack.server.api.permissions import AdminOf, Authenticated, CallerOf, Ctx, ManagerOf, VisitorOf
+from dstack.server.api.permissions import AdminOf, Authenticated, CallerOf, Ctx, ManagerOf, Unlimited, VisitorOf
 from dstack.server.operations import projects
 
 router = APIRouter(prefix="/api/projects", tags=["projects"])
@@ -39,14 +39,14 @@ async def list_projects(
 
 @router.post("/create", openapi_extra=answering(Project))
 async def create_project(
-    caller: Authenticated, ctx: Ctx, body: Annotated[CreateProjectRequest, JsonBody(CreateProjectRequest)]
+    caller: Unlimited, ctx: Ctx, body: Annotated[CreateProjectRequest, JsonBody(CreateProjectRequest)]
 ) -> Response:
     return answers.model(await projects.create_project(ctx, caller, body))
 
 
 @router.post("/delete", openapi_extra=answering())
 async def delete_projects(
-    caller: Authenticated, ctx: Ctx, body: Annotated[DeleteProjectsRequest, JsonBody(DeleteProjectsRequest)]
+    caller: Unlimited, ctx: Ctx, body: Annotated[DeleteProjectsRequest, JsonBody(DeleteProjectsRequest)]
 ) -> Response:
     await projects.delete_projects(ctx, caller, body.projects_names)
     return answers.nothing()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from dstack.core.schemas.users import (
@@ -18,7 +19,7 @@ from dstack.core.users import User, UsersInfoList, UserWithCreds
 from dstack.server.api import answers
 from dstack.server.api.bodies import JsonBody
 from dstack.server.api.describe import answers as answering
-from dstack.server.api.permissions import Authenticated, Ctx, GlobalAdmin
+from dstack.server.api.permissions import Authenticated, Ctx, FirstToken, GlobalAdmin, bearer_token
 from dstack.server.operations import users
 
 router = APIRouter(prefix="/api/users", tags=["users"])
@@ -36,14 +37,16 @@ async def list_users(
 
 
 @router.post("/get_my_user", openapi_extra=answering(UserWithCreds))
-async def get_my_user(caller: Authenticated, ctx: Ctx) -> Response:
-    """The caller, with token and keys."""
+async def get_my_user(caller: Authenticated, ctx: Ctx, request: Request) -> Response:
+    """The caller, with keys and the token that was shown."""
+    if caller.token is not None:
+        return answers.model(await users.get_my_user_as(ctx, caller, bearer_token(request)))
     return answers.Json(await ctx.own_users.get(ctx, caller))
 
 
 @router.post("/get_user", openapi_extra=answering(UserWithCreds))
 async def get_user(
-    caller: Authenticated, ctx: Ctx, body: Annotated[GetUserRequest, JsonBody(GetUserRequest)]
+    caller: FirstToken, ctx: Ctx, body: Annotated[GetUserRequest, JsonBody(GetUserRequest)]
 ) -> Response:
     return answers.model(await users.get_user(ctx, caller, body.username))
 
@@ -64,14 +67,14 @@ async def update_user(
 
 @router.post("/refresh_token", openapi_extra=answering(UserWithCreds))
 async def refresh_token(
-    caller: Authenticated, ctx: Ctx, body: Annotated[RefreshTokenRequest, JsonBody(RefreshTokenRequest)]
+    caller: FirstToken, ctx: Ctx, body: Annotated[RefreshTokenRequest, JsonBody(RefreshTokenRequest)]
 ) -> Response:
     return answers.model(await users.refresh_token(ctx, caller, body.username))
 
 
 @router.post("/refresh_ssh_key", openapi_extra=answering(UserWithCreds))
 async def refresh_ssh_key(
-    caller: Authenticated, ctx: Ctx, body: Annotated[RefreshTokenRequest, JsonBody(RefreshTokenRequest)]
+    caller: FirstToken, ctx: Ctx, body: Annotated[RefreshTokenRequest, JsonBody(RefreshTokenRequest)]
 ) -> Response:
     return answers.model(await users.refresh_ssh_key(ctx, caller, body.username))
 

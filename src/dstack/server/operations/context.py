@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from dstack.core.projects import ProjectRole
-from dstack.server.access import Access, Caller, DefaultPermissions, ProjectAccess
+from dstack.server.access import Access, Caller, DefaultPermissions, FailedAttempts, ProjectAccess
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
@@ -27,6 +27,8 @@ class Context:
     backends: ConfiguredBackends
     own_users: OwnUsers
     permissions: DefaultPermissions = field(default_factory=DefaultPermissions)
+    failed_attempts: FailedAttempts = field(default_factory=FailedAttempts)
+    """Of the REST API and of the proxy together."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is asked to end; answers that stream end themselves then."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.engine import RowMapping
 
 from dstack.core.events import Event, EventTarget, EventTargetType
 from dstack.core.schemas.events import ListEventsRequest
 from dstack.server.access import Caller
 from dstack.server.db.queries import events as queries
-from dstack.server.db.tables import MemberRow
 from dstack.server.operations.context import Context
+from dstack.server.operations.visibility import project_ids_of
 
 _TARGET_FIELDS = {
     "target_projects": EventTargetType.PROJECT,
@@ -33,9 +32,10 @@ async def list_events(ctx: Context, caller: Caller, page: ListEventsRequest) -> 
     """A page of the events about what the caller can see: own projects and themselves; admins see all."""
     async with ctx.database.session() as session:
         visible: dict[str, Any] = {}
-        if not caller.is_admin:
-            mine = select(MemberRow.project_id).where(MemberRow.user_id == caller.user_id)
-            visible = {"visible_projects": list(await session.scalars(mine)), "visible_user": caller.user_id}
+        mine = project_ids_of(caller)
+        if mine is not None:
+            themselves = caller.user_id if caller.limited_to is None else None
+            visible = {"visible_projects": list(await session.scalars(mine)), "visible_user": themselves}
         rows, targets = await queries.list_page(session, _filter(page, visible))
     return [_to_event(row, [_to_target(target) for target in targets[row["id"]]]) for row in rows]
 

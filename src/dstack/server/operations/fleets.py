@@ -26,9 +26,10 @@ from dstack.server.access import Caller
 from dstack.server.db.engine import wake
 from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import fleets as queries
-from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, MemberRow, ProjectRow, RunRow
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
 from dstack.server.operations import fleet_answers, offers
 from dstack.server.operations.context import Context, InProject
+from dstack.server.operations.visibility import project_ids_of
 from dstack.server.planning.new_instance import instance_values
 
 FINISHED_RUNS = ("terminated", "failed", "done")
@@ -59,8 +60,8 @@ async def visible_projects(session: AsyncSession, caller: Caller, names: list[st
     query = select(ProjectRow.id).where(ProjectRow.deleted.is_(False))
     if names is not None:
         query = query.where(ProjectRow.name.in_(names))
-    if not caller.is_admin:
-        mine = select(MemberRow.project_id).where(MemberRow.user_id == caller.user_id)
+    mine = project_ids_of(caller)
+    if mine is not None:
         query = query.where(ProjectRow.id.in_(mine))
     return list(await session.scalars(query))
 

@@ -28,12 +28,16 @@ from dstack.server.db.tables import BackendRow, FleetRow, MemberRow, ProjectRow,
 from dstack.server.encryption import Encryption
 from dstack.server.operations import paging, ssh_keys, users
 from dstack.server.operations.context import Context, InProject
+from dstack.server.operations.visibility import project_ids_of
 
 UNFINISHED_RUNS = ("pending", "submitted", "provisioning", "running", "terminating")
 
 
 async def list_projects(ctx: Context, caller: Caller, page: ListProjectsRequest) -> ProjectsInfoList:
-    """Those of the caller and, unless `include_not_joined` is off, the public ones; admins see all."""
+    """Those of the caller and, unless `include_not_joined` is off, the public ones; admins see all.
+
+    A token for some projects sees these only.
+    """
     wanted = [ProjectRow.deleted.is_(False), *_visible_to(caller, page.include_not_joined)]
     if page.name_pattern:
         wanted.append(ProjectRow.name.icontains(page.name_pattern, autoescape=True))
@@ -59,6 +63,9 @@ async def list_projects(ctx: Context, caller: Caller, page: ListProjectsRequest)
 
 
 def _visible_to(caller: Caller, include_not_joined: bool) -> list[ColumnElement[bool]]:
+    mine = project_ids_of(caller)
+    if caller.limited_to is not None and mine is not None:
+        return [ProjectRow.id.in_(mine)]
     joined = ProjectRow.id.in_(select(MemberRow.project_id).where(MemberRow.user_id == caller.user_id))
     if not include_not_joined:
         return [joined]

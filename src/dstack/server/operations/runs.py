@@ -18,10 +18,11 @@ from dstack.server import events
 from dstack.server.access import Caller
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import runs as queries
-from dstack.server.db.tables import JobRow, MemberRow, RunRow
+from dstack.server.db.tables import JobRow, RunRow
 from dstack.server.operations import run_answers
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.run_answers import Document
+from dstack.server.operations.visibility import project_ids_of
 
 
 async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list[Document]:
@@ -64,9 +65,8 @@ async def _project_ids(
         if caller.role_in(project) is None:
             raise Forbidden(f"Access denied: you are not a member of project {project_name!r}")
         return [project.id]
-    if caller.is_admin:
-        return None
-    return list(await session.scalars(select(MemberRow.project_id).where(MemberRow.user_id == caller.user_id)))
+    mine = project_ids_of(caller)
+    return None if mine is None else list(await session.scalars(mine))
 
 
 async def get_run(ctx: Context, at: InProject, wanted: GetRunRequest) -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.errors import Forbidden, InvalidRequest, ResourceExists, ResourceNotExists
@@ -15,7 +15,7 @@ from dstack.core.users import GlobalRole, User, UserPermissions, UsersInfoList, 
 from dstack.server import clock, events
 from dstack.server.access import Caller, DefaultPermissions, hash_token
 from dstack.server.db.engine import wake
-from dstack.server.db.tables import ProjectRow, UserRow
+from dstack.server.db.tables import ProjectRow, UserPublicKeyRow, UserRow, UserTokenRow
 from dstack.server.encryption import Encryption
 from dstack.server.operations import paging, ssh_keys
 from dstack.server.operations.context import Context
@@ -50,6 +50,15 @@ async def get_my_user(ctx: Context, caller: Caller) -> UserWithCreds:
     async with ctx.database.session() as session:
         row = await session.get_one(UserRow, caller.user_id)
     return to_user_with_creds(row, ctx.permissions, ctx.encryption)
+
+
+async def get_my_user_as(ctx: Context, caller: Caller, token: str) -> UserWithCreds:
+    """What a named token shows: itself, never the first one; the SSH key only where it opens all projects."""
+    user = await get_my_user(ctx, caller)
+    shown = {"creds": UserTokenCreds(token=token)}
+    if caller.limited_to is not None:
+        return user.model_copy(update={**shown, "ssh_private_key": None})
+    return user.model_copy(update=shown)
 
 
 async def get_user(ctx: Context, caller: Caller, username: str) -> UserWithCreds:
@@ -125,6 +134,8 @@ async def delete_users(ctx: Context, caller: Caller, usernames: list[str]) -> No
             row.deleted, row.active = True, False
             row.name = f"_deleted_{row.name}_{row.id.hex[:8]}"
             row.token_hash = f"deleted-{row.id.hex}"
+            for table in (UserTokenRow, UserPublicKeyRow):
+                await session.execute(delete(table).where(table.user_id == row.id))
         wake(session, "tokens", "members")
 
 

@@ -14,7 +14,7 @@ from dstack.server.db.tables.projects import (
     SecretRow,
 )
 from dstack.server.db.tables.runs import JobRow, RunRow
-from dstack.server.db.tables.users import UserRow
+from dstack.server.db.tables.users import UserPublicKeyRow, UserRow, UserTokenRow
 
 __all__ = [
     "BackendRow",
@@ -33,5 +33,7 @@ __all__ = [
     "Row",
     "RunRow",
     "SecretRow",
+    "UserPublicKeyRow",
     "UserRow",
+    "UserTokenRow",
 ]
