@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from uuid import UUID
 
-from sqlalchemy import insert
+from sqlalchemy import Table, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.server import clock
 from dstack.server.db.tables import EventRow, EventTargetRow
+
+# On the tables: the mapper's way of inserting takes longer, and every change of a status comes here.
+_INSERT_EVENT = insert(cast(Table, EventRow.__table__))
+_INSERT_TARGETS = insert(cast(Table, EventTargetRow.__table__))
 
 
 class Target(NamedTuple):
@@ -27,9 +31,9 @@ async def record(session: AsyncSession, message: str, *, actor: UUID | None, tar
     """Two inserts. `actor` is a user, or None for the system. Returns the event's id."""
     event_id = uuid.uuid4()
     row = {"id": event_id, "recorded_at": clock.now(), "message": message, "actor_user_id": actor}
-    await session.execute(insert(EventRow), row)
+    await session.execute(_INSERT_EVENT, row)
     if targets:
-        await session.execute(insert(EventTargetRow), [_target_row(event_id, target) for target in targets])
+        await session.execute(_INSERT_TARGETS, [_target_row(event_id, target) for target in targets])
     return event_id
 
 
