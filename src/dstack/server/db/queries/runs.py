@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import Select, and_, bindparam, func, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
@@ -98,23 +98,48 @@ async def find_repo(session: AsyncSession, project_id: UUID, name: str) -> RepoR
 async def list_jobs(
     session: AsyncSession, run_ids: Sequence[UUID], *, submissions: int | None = None
 ) -> Sequence[RowMapping]:
-    """Columns of `jobs` for all these runs in one query, ordered by run, replica, job, submission.
+    """What answers show of the jobs of all these runs, in one query, ordered by run, replica, job, submission.
 
     `submissions`: only the newest so many of each job.
     """
     if not run_ids:
         return []
-    columns = list(JobRow.__table__.c)
     if submissions is None:
-        query = select(*columns).where(JobRow.run_id.in_(run_ids))
-        query = query.order_by(JobRow.run_id, JobRow.replica_num, JobRow.job_num, JobRow.submission_num)
-        return (await session.execute(query)).mappings().all()
+        found = await session.execute(_ALL_JOBS, {"run_ids": run_ids})
+    else:
+        found = await session.execute(_NEWEST_JOBS, {"run_ids": run_ids, "submissions": submissions})
+    return found.mappings().all()
+
+
+_JOB_COLUMNS = tuple(
+    JobRow.__table__.c[name]
+    for name in (
+        "id", "run_id", "replica_num", "job_num", "submission_num", "deployment_num", "status",
+        "submitted_at", "last_processed_at", "provisioned_at", "finished_at",
+        "termination_reason", "termination_reason_message", "exit_status", "capacity_error", "logs_error",
+        "job_spec", "provisioning_data", "runtime_data",
+    )
+)  # fmt: skip
+"""What answers show of a submission."""
+_OF_THE_RUNS = JobRow.run_id.in_(bindparam("run_ids", expanding=True))
+
+
+def _all_jobs() -> Select[Unpack[tuple[Any, ...]]]:
+    order = (JobRow.run_id, JobRow.replica_num, JobRow.job_num, JobRow.submission_num)
+    return select(*_JOB_COLUMNS).where(_OF_THE_RUNS).order_by(*order)
+
+
+def _newest_jobs() -> Select[Unpack[tuple[Any, ...]]]:
     same_job = (JobRow.run_id, JobRow.replica_num, JobRow.job_num)
     rank = func.row_number().over(partition_by=same_job, order_by=JobRow.submission_num.desc())
-    ranked = select(*columns, rank.label("rank")).where(JobRow.run_id.in_(run_ids)).subquery()
-    newest = select(*(ranked.c[column.key] for column in columns)).where(ranked.c.rank <= submissions)
-    newest = newest.order_by(ranked.c.run_id, ranked.c.replica_num, ranked.c.job_num, ranked.c.submission_num)
-    return (await session.execute(newest)).mappings().all()
+    ranked = select(*_JOB_COLUMNS, rank.label("rank")).where(_OF_THE_RUNS).subquery()
+    newest = select(*(ranked.c[column.key] for column in _JOB_COLUMNS))
+    newest = newest.where(ranked.c.rank <= bindparam("submissions"))
+    return newest.order_by(ranked.c.run_id, ranked.c.replica_num, ranked.c.job_num, ranked.c.submission_num)
+
+
+_ALL_JOBS, _NEWEST_JOBS = _all_jobs(), _newest_jobs()
+"""Built once: putting them together takes as long as running them."""
 
 
 async def list_latest_jobs(session: AsyncSession, run_id: UUID) -> list[JobRow]:
