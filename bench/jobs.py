@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.e2e.harness import ServerProcess, agent_pid, wait_for
 from tests.e2e.simulated import Simulator
 
-from bench.measure import Benchmark, Result, at_most, dstack, running_server
+from bench.measure import Benchmark, Result, at_least, at_most, dstack, post_rate, running_server
 
 JOBS = 1000
 ONE_CPU = {"cpu": "1..", "memory": "0..", "disk": "0.."}
@@ -50,7 +50,7 @@ def _is_done(server: ServerProcess, name: str) -> bool:
 
 
 def thousand_jobs(folder: Path) -> list[Result]:
-    """1,000 short jobs at once on simulated agents"""
+    """1,000 short jobs at once on simulated agents, then `runs/list` returning 100 of the finished runs"""
     with Simulator.started(folder / "cloud") as simulator:
         simulator.write_server_config(folder / "home/.dstack/server")
         with running_server(folder, DSTACK_LOCAL_BACKEND="off") as server:
@@ -64,12 +64,16 @@ def thousand_jobs(folder: Path) -> list[Result]:
             runs = server.list_runs()
             done = sum(run["status"] == "done" for run in runs)
             starts = simulator.starts()
+            page = {"project_name": "main", "only_active": False, "limit": 100, "job_submissions_limit": 1}
+            returned = len(server.post("/api/runs/list", page))
+            rate = post_rate(server, "/api/runs/list", page, connections=16)
             return [
                 Result("1,000 short jobs", "", f"{JOBS / seconds:.1f} jobs/s", f"{seconds:.1f} s in all"),
                 Result("  accepted", "", f"{JOBS / submitted:.1f} jobs/s"),
                 Result("  done", f"{JOBS}", f"{done}", "ok" if done == JOBS else "lost"),
                 Result("  started", f"{JOBS}", f"{len(starts)}", "ok" if len(starts) == JOBS else "wrong"),
                 Result("  started twice", "0", f"{sum(count > 1 for count in starts.values())}"),
+                at_least(f"runs/list, {returned} of {JOBS:,} runs", 100, rate, "req/s"),
             ]
 
 

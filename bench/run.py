@@ -55,8 +55,9 @@ def main() -> int:
 
 def print_table(results: list[Result]) -> None:
     """One row a figure."""
-    processors = os.cpu_count()
-    table = Table(title=f"{platform.node()}, {processors} cores, Python {platform.python_version()}")
+    load = os.getloadavg()[2]
+    title = f"{os.cpu_count()} cores, Python {platform.python_version()}, load (15 min) {load:.1f}"
+    table = Table(title=title)
     for column in ("what", "target", "measured", ""):
         table.add_column(column)
     for result in results:
