@@ -92,7 +92,7 @@ def test_no_is_an_answer(cli: Cli, planned: ReplayServer, task: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "status", "last"), [("done", 0, "t1: done"), ("failed", 1, "t1: failed")])
-def test_it_follows_the_streams(
+def test_b13_it_follows_the_streams(
     cli: Cli, planned: ReplayServer, task: Path, ending: str, status: int, last: str
 ) -> None:
     watch = [Lines([{"type": "ping"}, {"type": "run", "run": _run(each)}]) for each in ("running", ending)]
@@ -104,7 +104,7 @@ def test_it_follows_the_streams(
     assert out.splitlines()[-2] == "hello"
 
 
-def test_it_polls_servers_without_streams(
+def test_b13_it_polls_servers_without_streams(
     cli: Cli, planned: ReplayServer, task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dstack.cli.following.FAST_INTERVAL", 0)

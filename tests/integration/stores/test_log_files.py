@@ -170,7 +170,7 @@ async def test_no_name_leads_out_of_the_root(root: Path, name: str) -> None:
     assert len(log.relative_to(root).parts) == 5
 
 
-async def test_reading_the_end_of_a_long_log_reads_little(root: Path, key: LogKey, log: Path) -> None:
+async def test_b14_reading_the_end_of_a_long_log_reads_little(root: Path, key: LogKey, log: Path) -> None:
     """B14: the cost of a page does not grow with the log before it."""
     store = FileLogStore(root)
     for first in range(0, 50_000, 5000):
