@@ -84,3 +84,17 @@ def compare(expected: Any, actual: Any, where: str) -> Iterator[str]:
 
 def kind(value: Any) -> str:
     return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+
+
+async def test_the_metrics_of_a_run_that_was_not_measured(sqlite_api: Api) -> None:
+    capture = json.loads((CAPTURES / "35-metrics-job.json").read_text())
+    await sqlite_api.ok(
+        "project/main/runs/apply",
+        {"plan": {"run_spec": {"run_name": "t1", "configuration": {"type": "task", "commands": ["true"]}}}}
+        | {"force": False},
+    )
+    answer = await sqlite_api.client.get(
+        capture["request"]["path"], headers={"X-API-VERSION": capture["request"]["headers"]["X-API-VERSION"]}
+    )
+    assert (answer.status_code, answer.json()) == (200, capture["response"]["body"])
+    assert answer.headers["content-type"] == capture["response"]["content_type"]

@@ -150,3 +150,15 @@ def test_a_fleet_and_offers(cli: Cli) -> None:
     status, out = cli("offer", "--cpu", "1..", "--memory", "0.1..")
     assert status == 0
     assert re.search(r"^1 +local +RESOURCES +local +\$0$", out, re.MULTILINE), out
+
+
+def test_metrics_of_a_running_task(cli: Cli) -> None:
+    cli.write(f'type: task\nname: busy\ncommands: ["while :; do :; done"]\n{SMALL}')
+    assert cli("apply", "-y", "-d")[0] == 0
+    status, out = cli("metrics", "busy")
+    assert (status, out.splitlines()[0].split()) == (0, ["JOB", "UTILIZATION", "MEMORY"])
+    shown = re.compile(r"^busy-0-0 +cpu +[▁▂▃▄▅▆▇█]+ \d+% +[▁▂▃▄▅▆▇█]+ [\d.]+MB/[\d.]+[MG]B$", re.MULTILINE)
+    wait_for("two measurements", lambda: shown.search(cli("metrics", "busy")[1]), timeout=60)
+    assert cli("metrics", "busy", "--replica", "7") == (1, "The run busy has no replica 7\n")
+    assert cli("metrics", "nope") == (1, "Run nope does not exist\n")
+    assert cli("stop", "busy", "-y")[0] == 0

@@ -25,6 +25,7 @@ COMMANDS = (
     Command("fleet", "dstack.cli.commands.fleet", "Show and delete fleets"),
     Command("init", "dstack.cli.commands.init", "Make a Git repository known to the project"),
     Command("logs", "dstack.cli.commands.logs", "Show the logs of a run"),
+    Command("metrics", "dstack.cli.commands.metrics", "Show what the jobs of a run use"),
     Command("offer", "dstack.cli.commands.offer", "Show what compute is on offer"),
     Command("project", "dstack.cli.commands.project", "Manage the projects on file", has_project=False),
     Command("ps", "dstack.cli.commands.ps", "Show runs"),

@@ -25,6 +25,7 @@ from dstack.server.api import (
     gpus,
     instances,
     logs,
+    metrics,
     projects,
     repos,
     runs,
@@ -39,6 +40,7 @@ from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
 from dstack.server.hosts.connections import Agents
+from dstack.server.hosts.metrics import MetricsCollector, TimeToLive
 from dstack.server.hosts.pool import WatcherPool
 from dstack.server.hosts.watcher import WatchContext
 from dstack.server.operations.context import Context
@@ -63,6 +65,7 @@ ROUTERS = (
     event_lists.router,
     runs.router,
     logs.router,
+    metrics.router,
     fleets.router,
     instances.router,
     gpus.router,
@@ -93,7 +96,8 @@ async def running(
         if settings.background_disabled:
             yield build(context)
         else:
-            async with _orchestrating(database, encryption, configured, log_store):
+            ttl = TimeToLive(settings.metrics_running_ttl, settings.metrics_finished_ttl)
+            async with _orchestrating(database, encryption, configured, log_store, ttl):
                 yield build(context)
     finally:
         context.stopping.set()
@@ -119,7 +123,11 @@ class _LogSink:
 
 @asynccontextmanager
 async def _orchestrating(
-    database: Database, encryption: Encryption, backends: ConfiguredBackends, log_store: LogStore
+    database: Database,
+    encryption: Encryption,
+    backends: ConfiguredBackends,
+    log_store: LogStore,
+    metrics_ttl: TimeToLive,
 ) -> AsyncIterator[None]:
     """The loop and the watchers of hosts; agents and their jobs live on when they end."""
     agents = Agents()
@@ -134,11 +142,14 @@ async def _orchestrating(
     )
     engine = Engine(database, KINDS, world)
     watchers = WatcherPool(str(uuid4()), agents, WatchContext(database, _LogSink(log_store), clock.now))
+    collector = MetricsCollector(database, agents, watchers.watched, metrics_ttl, clock.now)
     watchers.start()
+    collector.start()
     await engine.start()
     try:
         yield
     finally:
+        await collector.stop()
         await engine.stop()
         await watchers.stop()
         await agents.close()

@@ -51,6 +51,10 @@ class Settings:
     user_project_quota: int
     forbid_services_without_gateway: bool
     shutdown_timeout: int
+    prometheus_enabled: bool
+    prometheus_token: str | None
+    metrics_running_ttl: int
+    metrics_finished_ttl: int
 
     @property
     def public_url(self) -> str:
@@ -244,6 +248,34 @@ SETTINGS: tuple[Setting, ...] = (
         "`10`",
         "Seconds that open requests have to end after SIGTERM.",
         _number(10, minimum=0),
+    ),
+    Setting(
+        "DSTACK_ENABLE_PROMETHEUS_METRICS",
+        "prometheus_enabled",
+        "off",
+        "When set, `/metrics` answers in the text format of Prometheus; see [Metrics](metrics.md).",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_PROMETHEUS_AUTH_TOKEN",
+        "prometheus_token",
+        "unset",
+        "The Bearer token that `/metrics` demands; when unset, it demands none.",
+        _text(None),
+    ),
+    Setting(
+        "DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS",
+        "metrics_running_ttl",
+        "`3600`",
+        "How long measurements of jobs are kept while the job runs, in seconds.",
+        _number(3600, minimum=0),
+    ),
+    Setting(
+        "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS",
+        "metrics_finished_ttl",
+        "`604800`",
+        "How long the measurements that a job had when it finished are kept, in seconds.",
+        _number(604800, minimum=0),
     ),
 )
 

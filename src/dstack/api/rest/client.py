@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dstack.api.rest.connection import Connection
 from dstack.api.rest.fleets import FleetsApi
 from dstack.api.rest.logs import LogsApi
+from dstack.api.rest.metrics import MetricsApi
 from dstack.api.rest.projects import EventsApi, ProjectsApi, SecretsApi, UsersApi
 from dstack.api.rest.repos import FilesApi, ReposApi
 from dstack.api.rest.runs import RunsApi
@@ -31,6 +32,7 @@ class RestClient:
         self.tokens = TokensApi(self.connection)
         self.runs = RunsApi(self.connection)
         self.logs = LogsApi(self.connection)
+        self.metrics = MetricsApi(self.connection)
         self.fleets = FleetsApi(self.connection)
         self.secrets = SecretsApi(self.connection)
         self.events = EventsApi(self.connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
@@ -68,6 +68,13 @@ def _key(route: APIRoute, part: str) -> Any:
     return (route.path, ",".join(sorted(route.methods or ())), part)
 
 
+def _query_parameter(field: Any) -> dict[str, Any]:
+    info = field.field_info
+    annotated: Any = Annotated[info.annotation, info]
+    schema = TypeAdapter(annotated).json_schema()
+    return {"name": field.alias, "in": "query", "required": info.is_required(), "schema": schema}
+
+
 def _operation(route: APIRoute, schemas: dict[Any, Any]) -> dict[str, Any]:
     permission = permission_of(route)
     operation: dict[str, Any] = {
@@ -78,7 +85,8 @@ def _operation(route: APIRoute, schemas: dict[Any, Any]) -> dict[str, Any]:
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in route.param_convertors
-        ],
+        ]
+        + [_query_parameter(field) for field in route.dependant.query_params],
         "responses": {
             "200": {
                 "description": "Done",

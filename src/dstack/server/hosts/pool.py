@@ -37,6 +37,10 @@ class WatcherPool:
         self._deaf = self._context.database.wakeups.listen(self._hear)
         self._loop = asyncio.ensure_future(self._run())
 
+    def watched(self) -> dict[UUID, str]:
+        """The hosts that are watched now, with the JSON of their addresses."""
+        return {id: address for id, (address, _) in self._watched.items()}
+
     def _hear(self, name: str) -> None:
         if name.startswith("instance:"):
             self._changed.set()

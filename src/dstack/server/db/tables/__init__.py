@@ -3,6 +3,7 @@
 from dstack.server.db.tables.base import Reconciled, Row
 from dstack.server.db.tables.compute import FleetRow, InstanceRow
 from dstack.server.db.tables.events import EventRow, EventTargetRow
+from dstack.server.db.tables.metrics import JobMetricsPointRow
 from dstack.server.db.tables.projects import (
     BackendRow,
     CodeRow,
@@ -24,6 +25,7 @@ __all__ = [
     "FileArchiveRow",
     "FleetRow",
     "InstanceRow",
+    "JobMetricsPointRow",
     "JobRow",
     "MemberRow",
     "ProjectRow",
