@@ -85,7 +85,7 @@ def wrk(port: int, path: str, connections: int, seconds: float) -> tuple[float, 
     for line in re.findall(r"Socket errors:.*", text):
         failed += sum(int(number) for number in re.findall(r"\d+", line))
     amount, unit = re.findall(r"Transfer/sec:\s+([\d.]+)(\w+)", text)[0]
-    return rate, p50, p99, float(amount) * {"KB": 1 / 1024, "MB": 1, "GB": 1024}[unit], failed
+    return rate, p50, p99, float(amount) * {"B": 1 / 1048576, "KB": 1 / 1024, "MB": 1, "GB": 1024}[unit], failed
 
 
 def cpu_seconds(pid: int) -> float:
@@ -134,6 +134,8 @@ def run(seconds: float, connection_counts: list[int]) -> None:
             ):  # fmt: skip
                 before = cpu_seconds(pids[port])
                 rate, p50, p99, _, failed = wrk(port, prefix + "/1k", connections, seconds)
+                if not rate:
+                    raise SystemExit(f"{name} answered nothing")
                 cpu = (cpu_seconds(pids[port]) - before) / (rate * seconds) * 1e6
                 base = base or rate
                 label = f"{connections:>4} {name}"

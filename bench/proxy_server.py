@@ -26,7 +26,7 @@ class OneService:
 
 
 class OneToken:
-    def is_allowed(self, project: str, token: str) -> bool:
+    def is_allowed(self, project: str, token: str, address: str) -> bool:
         return token == "bench-token"
 
 
