@@ -7,7 +7,7 @@ import logging
 from uuid import UUID
 
 from dstack.agent import protocol
-from dstack.core.errors import AgentError, HostError, StoreError
+from dstack.core.errors import AgentError, DstackError, HostError, StoreError
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import watching
 from dstack.server.hosts.agent_client import AgentClient
@@ -39,17 +39,27 @@ class OutputFollower:
         delay = FIRST_RETRY_S
         while True:
             try:
-                await self._follow()
-                return await self._tell_stored()
-            except StoreError as error:
-                await self._tell_error(str(error))
+                if await self._store_all():
+                    return
             except AgentError as error:
                 logger.debug("job=%s output ended: %s", self._job.id, error.detail)
                 return
             except HostError as error:
                 logger.debug("job=%s output interrupted: %s", self._job.id, error.detail)
+            except DstackError as error:
+                logger.warning("job=%s output interrupted: %s", self._job.id, error.detail)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_RETRY_S)
+
+    async def _store_all(self) -> bool:
+        """False when the store refuses; the database, which is told so, may itself be away."""
+        try:
+            await self._follow()
+        except StoreError as error:
+            await self._tell_error(str(error))
+            return False
+        await self._tell_stored()
+        return True
 
     async def _follow(self) -> None:
         position = acknowledged = await self._sink.position(*self._key)
@@ -71,8 +81,8 @@ class OutputFollower:
     async def _tell_error(self, error: str | None) -> None:
         if error == self._told_error:
             return
-        self._told_error = error
         if error is not None:
             logger.warning("job=%s output cannot be stored, tried again: %s", self._job.id, error)
         async with self._database.transaction() as session:
             await watching.record_logs_error(session, self._job.id, error)
+        self._told_error = error

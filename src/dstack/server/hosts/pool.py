@@ -71,8 +71,8 @@ class WatcherPool:
             )
 
     def _apply(self, wanted: dict[UUID, str]) -> None:
-        for id, (address, _) in list(self._watched.items()):
-            if wanted.get(id) != address:
+        for id, (address, watching_it) in list(self._watched.items()):
+            if wanted.get(id) != address or watching_it.done():
                 self._watched.pop(id)[1].cancel()
         for id, address in wanted.items():
             if id not in self._watched:

@@ -27,6 +27,7 @@ from dstack.core.runs import RunStatus
 from dstack.server import clock as system_clock
 from dstack.server.clock import Clock
 from dstack.server.db.engine import Database
+from dstack.server.db.errors import DatabaseError
 from dstack.server.db.queries import reconciled
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
 from dstack.server.orchestrator import crash_points, metrics
@@ -162,7 +163,10 @@ class Engine:
             self._timers.set_sooner(key, self._after(self._pace.busy_retry))
             return Outcome(key, None, error=error)
         except Exception as error:
-            logger.exception("%s=%s: a pass failed", key.kind.value, key.id)
+            if isinstance(error, DatabaseError):
+                logger.warning("%s=%s: a pass is made again: %s", key.kind.value, key.id, error)
+            else:
+                logger.exception("%s=%s: a pass failed", key.kind.value, key.id)
             self._timers.set_sooner(key, self._clock() + self._pace.back_off.after(4))
             metrics.FAILED.labels(key.kind.value).inc()
             return Outcome(key, None, error=error)

@@ -14,6 +14,7 @@ from sqlalchemy import Table
 
 from dstack.server.clock import Clock
 from dstack.server.db.engine import Database, wake
+from dstack.server.db.errors import DatabaseError
 from dstack.server.db.queries import reconciled
 from dstack.server.db.queries.reconciled import Head
 from dstack.server.orchestrator.crash_points import CrashPoints
@@ -114,7 +115,7 @@ class Passes:
         try:
             if not await self._decide_and_record(this):
                 return
-        except LeaseLost:
+        except (LeaseLost, DatabaseError):
             raise
         except Exception as error:
             logger.exception("%s=%s: the rules failed", this.key.kind.value, this.key.id)
