@@ -157,6 +157,11 @@ class ServerProcess:
             body.update(prev_submitted_at=page[-1]["submitted_at"], prev_run_id=page[-1]["id"])
         return runs
 
+    def has_active_runs(self) -> bool:
+        """Cheap, to be asked often."""
+        body = {"project_name": "main", "only_active": True, "include_jobs": False, "limit": 1}
+        return self.post("/api/runs/list", body) != []
+
     def wait_run(self, name: str, *statuses: str, timeout: float = 60) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             run = self.run(name)
