@@ -160,7 +160,7 @@ class ServerProcess:
     def has_active_runs(self) -> bool:
         """Cheap, to be asked often."""
         body = {"project_name": "main", "only_active": True, "include_jobs": False, "limit": 1}
-        return self.post("/api/runs/list", body) != []
+        return bool(self.post("/api/runs/list", body))
 
     def wait_run(self, name: str, *statuses: str, timeout: float = 60) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
