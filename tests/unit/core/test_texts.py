@@ -15,12 +15,12 @@ from dstack.core.resources import Range, format_memory, parse_memory
 
 
 @pytest.mark.parametrize("text", ["1s", "90s", "1h30m", "2d", "1w1d", "0s"])
-def test_b23_b23_duration_is_written_as_it_is_read(text: str) -> None:
+def test_b23_duration_is_written_as_it_is_read(text: str) -> None:
     seconds = parse_duration(text)
     assert parse_duration(format_duration(seconds)) == seconds
 
 
-def test_b23_b23_binary_units_are_sizes() -> None:
+def test_b23_binary_units_are_sizes() -> None:
     assert (parse_memory("16GiB"), parse_memory("512MiB"), format_memory(0.5)) == (16.0, 0.5, "512MB")
 
 
