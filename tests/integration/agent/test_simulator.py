@@ -142,3 +142,19 @@ async def test_a_thousand_hosts_fit_into_one_process(cloud: Cloud) -> None:
     client = AgentClient.on_socket(str(cloud.folder / "instances" / "host-999.sock"))
     assert (await client.info()).host["hostname"] == "host-999"
     await client.close()
+
+
+async def test_a_simulated_task_uses_what_it_is_told_to(cloud: Cloud) -> None:
+    client = await cloud.host("one")
+    gpu = {"gpu_memory_usage_bytes": 5, "gpu_util_percent": 90}
+    task = simulated(duration_seconds=None, cpu_cores=2, memory_bytes=1000, gpus=[gpu])
+    await client.put_task(task)
+    async for event in client.events():
+        if event.task and event.task["status"] == RUNNING:
+            break
+    first, second = [await client.task_metrics(task.id) for _ in range(2)]
+    assert (first.memory_usage_bytes, first.memory_working_set_bytes, first.gpus) == (1000, 1000, [gpu])
+    assert second.cpu_usage_micro > first.cpu_usage_micro
+    await client.stop_task(task.id, StopRequest(grace_seconds=0))
+    await ended(client, task.id)
+    await client.close()

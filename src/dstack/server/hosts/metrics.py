@@ -119,3 +119,5 @@ async def _every(seconds: float, act: Callable[[], Any]) -> None:
             await act()
         except DstackError as error:
             logger.warning("metrics: %s", error.detail)
+        except Exception:
+            logger.exception("metrics: a round failed")

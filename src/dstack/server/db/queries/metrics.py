@@ -23,8 +23,10 @@ class RunningJob(NamedTuple):
 
 
 async def list_running_jobs(session: AsyncSession) -> list[RunningJob]:
-    """All jobs that run, of all projects."""
-    query = select(JobRow.id, JobRow.instance_id).where(JobRow.status == JobStatus.RUNNING.value)
+    """All jobs that run on hosts in reach, of all projects."""
+    query = select(JobRow.id, JobRow.instance_id).where(
+        JobRow.status == JobStatus.RUNNING.value, JobRow.unreachable_since.is_(None)
+    )
     return [RunningJob(id, instance) for id, instance in await session.execute(query) if instance is not None]
 
 
