@@ -25,6 +25,7 @@ WHO_MAY = {
     "project admin": CALLERS[4:],
     "secrets": CALLERS[4:],
     "global admin": CALLERS[5:],
+    "ssh proxy": (),
 }
 """On a private project, with the default permissions."""
 

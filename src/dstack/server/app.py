@@ -22,18 +22,23 @@ from dstack.server.api import (
     event_lists,
     files,
     fleets,
+    gateways,
     gpus,
     instances,
     logs,
     metrics,
     projects,
+    public_keys,
     repos,
     runs,
     secrets,
     server_info,
     sharing,
+    sshproxy,
+    templates,
     tokens,
     users,
+    volumes,
 )
 from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
@@ -71,6 +76,11 @@ ROUTERS = (
     gpus.router,
     backends.router,
     sharing.router,
+    public_keys.router,
+    volumes.router,
+    gateways.router,
+    templates.router,
+    sshproxy.router,
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from pydantic import Field
+
 from dstack.core.instances import HealthCheck
 from dstack.core.models import CoreModel, Timestamp
 
@@ -17,7 +19,7 @@ class ListInstancesRequest(CoreModel):
     include_imported: bool = False
     prev_created_at: Timestamp | None = None
     prev_id: UUID | None = None
-    limit: int = 1000
+    limit: int = Field(default=1000, ge=0, le=2**31 - 1)
     ascending: bool = False
 
 

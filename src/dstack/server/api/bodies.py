@@ -5,6 +5,7 @@ The model's validator is built at the first request that needs it, not at start-
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import params
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from dstack.server.api.errors import validation_error
+
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON writes it; not a backslash that is followed by these letters."""
 
 
 class BodyReader:
@@ -27,6 +31,7 @@ class BodyReader:
         if self.optional and raw.strip() in (b"", b"null"):
             return None
         _require_json(request, raw)
+        _refuse_nul(raw)
         try:
             return self.model.model_validate_json(raw)
         except ValidationError as error:
@@ -35,6 +40,13 @@ class BodyReader:
 
 def JsonBody(model: type[BaseModel], *, optional: bool = False) -> Any:
     return params.Depends(BodyReader(model, optional=optional))
+
+
+def _refuse_nul(raw: bytes) -> None:
+    """PostgreSQL keeps no text with the character U+0000, and no command line takes one."""
+    if b"\\u0000" in raw and NUL.search(raw):
+        message = "Text must not contain the character U+0000"
+        raise RequestValidationError([{"type": "value_error", "loc": ("body",), "msg": message, "input": None}])
 
 
 def _require_json(request: Request, raw: bytes) -> None:

@@ -19,6 +19,9 @@ from dstack.server.api.answers import plain
 
 logger = logging.getLogger(__name__)
 
+MAX_INT_BITS = 63
+"""Longer numbers cannot be written as JSON by us."""
+
 
 def install(app: FastAPI) -> None:
     """Every error that leaves a handler is answered by one of these."""
@@ -93,6 +96,8 @@ def _entry(entry: Any) -> dict[str, Any]:
 
 
 def _plain_value(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > MAX_INT_BITS:
+        return str(value)
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
     if isinstance(value, (list, tuple)):

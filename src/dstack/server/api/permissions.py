@@ -79,6 +79,12 @@ async def _first_token(request: Request) -> Caller:
     return caller
 
 
+async def _ssh_proxy(request: Request) -> None:
+    """Its own token, which this server never has."""
+    bearer_token(request)
+    raise Forbidden("Access denied: the SSH proxy is not enabled")
+
+
 async def _admin(request: Request) -> Caller:
     caller = await identify(request)
     if not caller.is_admin:
@@ -135,6 +141,7 @@ Public = Annotated[None, Depends(Permission("public", _public))]
 Authenticated = Annotated[Caller, Depends(Permission("user", identify))]
 Unlimited = Annotated[Caller, Depends(Permission("unlimited user", _unlimited))]
 FirstToken = Annotated[Caller, Depends(Permission("first token", _first_token))]
+SshProxy = Annotated[None, Depends(Permission("ssh proxy", _ssh_proxy))]
 GlobalAdmin = Annotated[Caller, Depends(Permission("global admin", _admin))]
 MemberOf = Annotated[InProject, Depends(Permission("project user", _at_least(_ADMIN, _MANAGER, _USER)))]
 ManagerOf = Annotated[InProject, Depends(Permission("project manager", _at_least(_ADMIN, _MANAGER)))]

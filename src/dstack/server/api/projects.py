@@ -37,6 +37,11 @@ async def list_projects(
     return answers.model(found) if page.return_total_count else answers.models(found.projects)
 
 
+@router.post("/list_only_no_fleets", openapi_extra=answering(list[Project]))
+async def list_projects_without_fleets(caller: Authenticated, ctx: Ctx) -> Response:
+    return answers.models(await projects.list_projects_without_fleets(ctx, caller))
+
+
 @router.post("/create", openapi_extra=answering(Project))
 async def create_project(
     caller: Unlimited, ctx: Ctx, body: Annotated[CreateProjectRequest, JsonBody(CreateProjectRequest)]

@@ -62,6 +62,17 @@ async def list_projects(ctx: Context, caller: Caller, page: ListProjectsRequest)
         return ProjectsInfoList(total_count=total, projects=await _to_projects(ctx, session, rows))
 
 
+async def list_projects_without_fleets(ctx: Context, caller: Caller) -> list[Project]:
+    """Those of the caller in which nothing could run yet, newest first."""
+    with_fleets = select(FleetRow.project_id).where(FleetRow.deleted.is_(False))
+    statement = select(ProjectRow).where(
+        ProjectRow.deleted.is_(False), ProjectRow.id.not_in(with_fleets), *_visible_to(caller, False)
+    )
+    async with ctx.database.session() as session:
+        rows = await session.scalars(statement.order_by(ProjectRow.created_at.desc(), ProjectRow.id.desc()))
+        return await _to_projects(ctx, session, rows)
+
+
 def _visible_to(caller: Caller, include_not_joined: bool) -> list[ColumnElement[bool]]:
     mine = project_ids_of(caller)
     if caller.limited_to is not None and mine is not None:
