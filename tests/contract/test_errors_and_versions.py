@@ -101,3 +101,13 @@ async def test_versions(sqlite_api: Api, version: str | None, status: int, code:
 async def test_the_version_is_checked_before_the_token(sqlite_api: Api) -> None:
     answer = await sqlite_api.anonymous().post("users/get_my_user", headers={"X-API-VERSION": "9.9.9"})
     assert answer.status_code == 400
+
+
+async def test_a_text_with_nul_is_refused_and_an_escaped_backslash_is_not(sqlite_api: Api) -> None:
+    headers = {"Content-Type": "application/json"}
+    for text, status in ((rb"a\u0000b", 422), (rb"a\\u0000b", 200), (rb"a\\\u0000b", 422)):
+        body = b'{"name": "n", "value": "%b"}' % text
+        answer = await sqlite_api.client.post(
+            "/api/project/main/secrets/create_or_update", content=body, headers=headers
+        )
+        assert answer.status_code == status, text
