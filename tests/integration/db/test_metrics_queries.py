@@ -46,12 +46,11 @@ async def test_no_table_is_walked_as_a_whole(
             lambda _connection, _cursor, statement, parameters, *_: asked.append((statement, parameters)),
         )
         await ask(session)
-        plans = []
+        plans: list[str] = []
         for statement, parameters in list(asked):
             rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            plans += [row[3] for row in rows]
+            plans += [str(row["detail"]) for row in rows.mappings()]
     assert plans
-    walked = [step for step in plans if step.startswith("SCAN") and "ix_runs_active" not in step]
-    assert [
-        step for step in walked if step.split()[1] in ("runs", "jobs", "instances", "job_metrics_points")
-    ] == []
+    grown = ("runs", "jobs", "instances", "job_metrics_points")
+    walked = [step for step in plans if step.startswith("SCAN") and step.split()[1] in grown]
+    assert [step for step in walked if "ix_runs_active" not in step] == []
