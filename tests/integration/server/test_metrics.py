@@ -158,6 +158,12 @@ async def test_nothing_measured_and_nothing_there(api: Api) -> None:
     ):
         assert response.status_code == 400
         assert response.json()["detail"][0] == {"msg": text, "code": "resource_not_exists"}
+    assert (await get(api, run="a%00b")).status_code == 400
+    assert (await api.client.get("/api/project/a%00b/metrics/job/train")).status_code == 404
+    assert (await get(api, after="0001-01-01T00:00:00+14:00", before="9999-12-31T23:59:59-14:00")).json() == {
+        "metrics": []
+    }
+    assert (await get(api, replica_num=2**40)).status_code == 422
     assert (await get(api, limit=0)).status_code == 422
     assert (await get(api, after="yesterday")).status_code == 422
 

@@ -95,7 +95,8 @@ async def _admin(request: Request) -> Caller:
 async def _project(request: Request) -> tuple[Caller, ProjectAccess, ProjectRole | None]:
     caller = await identify(request)
     name = request.path_params["project_name"]
-    project = await context_of(request).access.find_project(name)
+    has_nul = "\0" in name  # which PostgreSQL refuses to look for
+    project = None if has_nul else await context_of(request).access.find_project(name)
     if project is None:
         raise ProjectNotFound(f"Project {name!r} does not exist")
     if not caller.may_see(project):

@@ -10,6 +10,8 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.errors import ResourceNotExists
 from dstack.core.jobs import JobProvisioningData, JobRuntimeData
@@ -52,10 +54,7 @@ async def get_job_metrics(ctx: Context, at: InProject, run_name: str, wanted: Me
     Of the newest submission of the job. Raises ResourceNotExists.
     """
     async with ctx.database.session() as session:
-        if wanted.run_id is not None:
-            run = await run_queries.find_by_id(session, at.project.id, wanted.run_id)
-        else:
-            run = await run_queries.find_by_name(session, at.project.id, run_name)
+        run = await _find_run(session, at.project.id, run_name, wanted.run_id)
         if run is None or run["run_name"] != run_name:
             raise ResourceNotExists(f"Run {run_name} does not exist")
         job = await queries.find_job(session, run["id"], wanted.replica_num, wanted.job_num)
@@ -67,6 +66,16 @@ async def get_job_metrics(ctx: Context, at: InProject, run_name: str, wanted: Me
         points = await queries.list_points(session, job.id, before_micro=before, limit=wanted.limit + 1)
     after = None if wanted.after is None else _micro(wanted.after)
     return JobMetrics(metrics=series(points, capacity_of(job), after))
+
+
+async def _find_run(
+    session: AsyncSession, project_id: UUID, run_name: str, run_id: UUID | None
+) -> RowMapping | None:
+    if run_id is not None:
+        return await run_queries.find_by_id(session, project_id, run_id)
+    if "\0" in run_name:  # which PostgreSQL refuses to look for
+        return None
+    return await run_queries.find_by_name(session, project_id, run_name)
 
 
 def capacity_of(job: JobRow) -> Capacity | None:
