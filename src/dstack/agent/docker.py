@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import urllib.parse
-from typing import Any, AsyncIterator, Dict, Optional, Tuple
+from typing import Any, AsyncIterator, Dict, NamedTuple, Optional, Tuple
 
 from dstack.agent.http import HttpError, read_head
 
@@ -30,6 +31,12 @@ class DockerUnreachable(DockerError):
 
     def __init__(self, message: str) -> None:
         super().__init__(0, message)
+
+
+class TarFile(NamedTuple):
+    """An archive on the disk, as the body of a call."""
+
+    path: str
 
 
 class Docker:
@@ -73,11 +80,13 @@ class Docker:
         body: Any = None,
         headers: Optional[Dict[str, str]] = None,
     ) -> AsyncIterator[bytes]:
-        """The pieces of an answer as they come. `body`: JSON, or bytes of a tar archive."""
+        """The pieces of an answer as they come. `body`: JSON, or a `TarFile`."""
         reader, writer = await self._open()
         try:
             writer.write(_request(method, self._prefix + path, query, body, headers or {}))
             await writer.drain()
+            if isinstance(body, TarFile):
+                await _send_file(writer, body.path)
             status, answer_headers = await _read_head(reader)
             async for part in _body(reader, answer_headers, status):
                 if status >= 400:
@@ -134,12 +143,24 @@ def _progress(message: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _request(method: str, path: str, query: Optional[Dict[str, Any]], body: Any, headers: Dict[str, str]) -> bytes:
-    data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+    is_file = isinstance(body, TarFile)
+    data = b"" if body is None or is_file else json.dumps(body).encode()
+    kind = "application/x-tar" if is_file else "application/json"
+    length = os.path.getsize(body.path) if is_file else len(data)
     target = urllib.parse.quote(path) + ("?" + urllib.parse.urlencode(query) if query else "")
-    fixed = {"Host": "docker", "Connection": "close", "Content-Type": kind, "Content-Length": str(len(data))}
+    fixed = {"Host": "docker", "Connection": "close", "Content-Type": kind, "Content-Length": str(length)}
     lines = [f"{name}: {value}" for name, value in {**fixed, **headers}.items()]
     return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode() + data
+
+
+async def _send_file(writer: asyncio.StreamWriter, path: str) -> None:
+    with open(path, "rb") as file:  # noqa: ASYNC230 - a local file, read in pieces between which others run
+        while True:
+            data = file.read(_READ_BYTES)
+            if not data:
+                return
+            writer.write(data)
+            await writer.drain()
 
 
 async def _read_head(reader: asyncio.StreamReader) -> Tuple[int, Dict[str, str]]:

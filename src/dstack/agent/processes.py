@@ -9,6 +9,7 @@ import signal
 from typing import Dict, Iterator, List
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +30,11 @@ def die_with_parent(parent: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def be_seen_by_its_user() -> None:
+    """Opens this process's folder in `/proc` to its user again, which a change of the user closes."""
+    _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def boot_id() -> str:

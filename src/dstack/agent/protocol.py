@@ -16,8 +16,8 @@ POST   /v1/tasks/{id}/stop                body ``StopRequest``; ``TaskState``; a
                                           starts nothing
 DELETE /v1/tasks/{id}                     forgets an ended task and its logs; 409 while it lives;
                                           an unknown id: 204
-PUT    /v1/tasks/{id}/files/{name}        raw body: an uploaded archive or code diff that the spec
-                                          names; before the PUT of the task
+PUT    /v1/tasks/{id}/files/{name}        raw body: an uploaded archive, code diff or credentials that
+                                          the spec names; before the PUT of the task, else 409
 GET    /v1/tasks/{id}/logs                ``?offset=N&follow=0|1``; frames (below) from that offset on;
                                           with ``follow=1`` the body ends only when the task has ended
                                           and all of it was sent
@@ -99,6 +99,32 @@ class Port(_Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class RepoSpec(_Message):
+    """A Git repository that the agent clones into `TaskSpec.repo_dir`."""
+
+    clone_url: str
+    branch: Optional[str] = None
+    hash: Optional[str] = None
+    single_branch: bool = True
+    if_exists: str = "error"
+    """When the folder is not empty: `error`, or `skip` to leave it as it is."""
+    config_name: Optional[str] = None
+    config_email: Optional[str] = None
+    diff: str = ""
+    """Name of an uploaded file with changes for `git apply`; empty: none."""
+    credentials: str = ""
+    """Name of an uploaded file with `RepoCredentials` as JSON, removed before the start; empty: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RepoCredentials(_Message):
+    """How to clone. Never part of a `TaskSpec`, which stays on the host for as long as the task is known."""
+
+    private_key: Optional[str] = None
+    oauth_token: Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskSpec(_Message):
     """What to run. `id` is the job submission's UUID."""
 
@@ -130,7 +156,14 @@ class TaskSpec(_Message):
     stop_grace_seconds: float = 10
     """Between SIGINT and SIGKILL."""
     files: List[Dict[str, str]] = dataclasses.field(default_factory=list)
-    """`{"name", "path"}` of uploaded archives to unpack before the start."""
+    """`{"name", "path"}` of uploaded archives: what is at an archive's root becomes `path`, which is relative to
+    the working directory (or, as `~/…`, to the home of a process's user)."""
+    repo: Optional[Dict[str, Any]] = None
+    """`RepoSpec`: what is cloned before the files are unpacked."""
+    repo_dir: Optional[str] = None
+    """`DSTACK_REPO_DIR`, relative to the working directory, which a process gets made absolute."""
+    hostfile: str = ""
+    """Content of the file that `DSTACK_MPI_HOSTFILE` names."""
     simulation: Dict[str, Any] = dataclasses.field(default_factory=dict)
     """For the `simulated` executor: `duration_seconds`, `exit_status`, `log_lines`, `start_error`, …"""
 

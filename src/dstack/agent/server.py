@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import uuid
 from typing import Any, AsyncIterator, Dict, List, Optional
 
@@ -50,6 +51,7 @@ class Agent:
     def resume(self) -> None:
         """Takes over every task that lived when the last agent ended."""
         for task in self.tasks.live():
+            self._adopt_uploads(task)
             self._executor(task).ensure(task)
 
     def _executor(self, task: Task) -> Executor:
@@ -138,6 +140,7 @@ class Agent:
         elif task.spec is not None and task.spec != spec:
             raise HttpError(409, f"task {task_id} exists with another specification")
         elif task.state.status == PENDING:  # it was written down, but its start failed, say on a full disk
+            self._adopt_uploads(task)
             self._executor(task).ensure(task)
         return json_response(task.full_state().to_json())
 
@@ -152,11 +155,15 @@ class Agent:
 
     def _create(self, spec: TaskSpec) -> Task:
         task = self.tasks.create(spec.id, spec)
-        uploads = self._uploads(spec.id)
-        if os.path.isdir(uploads):
-            os.rename(uploads, task.path("files"))
+        self._adopt_uploads(task)
         self._executor(task).ensure(task)
         return task
+
+    def _adopt_uploads(self, task: Task) -> None:
+        """Puts what was uploaded for the task into its folder."""
+        uploads = self._uploads(task.id)
+        if os.path.isdir(uploads):
+            os.rename(uploads, task.path("files"))
 
     def _uploads(self, task_id: str) -> str:
         return os.path.join(self.tasks.folder, "uploads", task_id)
@@ -169,6 +176,7 @@ class Agent:
         task = self.tasks.find(task_id)
         if task is None:
             task = self.tasks.create(task_id, None, stop)
+            shutil.rmtree(self._uploads(task_id), ignore_errors=True)
         elif task.is_live:
             self.tasks.request_stop(task, stop)
             self._executor(task).stop(task)
@@ -183,6 +191,7 @@ class Agent:
                 await self._executor(task).forget(task)
             if self.tasks.find(task_id) is task:
                 self._forget(task)
+        shutil.rmtree(self._uploads(task_id), ignore_errors=True)
         return Response(204)
 
     def _forget(self, task: Task) -> None:

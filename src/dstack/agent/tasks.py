@@ -16,8 +16,8 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from dstack.agent import logs
-from dstack.agent.files import read_json, sync_folder, write_json
-from dstack.agent.protocol import ENDED, PENDING, StopRequest, TaskSpec, TaskState
+from dstack.agent.files import read_json, remove, sync_folder, write_json
+from dstack.agent.protocol import ENDED, PENDING, RUNNING, StopRequest, TaskSpec, TaskState
 
 SEQ_RESERVE = 1000
 _log = logging.getLogger(__name__)
@@ -53,6 +53,16 @@ class Task:
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+    def uploaded(self, name: str) -> str:
+        """Path of an uploaded file."""
+        return self.path(os.path.join("files", name))
+
+    def drop_credentials(self) -> None:
+        """They are needed until the start only."""
+        name = ((self.spec.repo if self.spec else None) or {}).get("credentials")
+        if name:
+            remove(self.uploaded(name))
 
     def wake(self) -> None:
         """Tells those who follow the log that there may be more, or that the task has ended."""
@@ -162,6 +172,8 @@ class Tasks:
         """Changes the state, writes it down and tells everyone. A full disk delays the writing, not the change."""
         old = task.state
         task.state = dataclasses.replace(old, seq=self._take_seq(), **changes)
+        if changes.get("status") in (RUNNING, ENDED):
+            task.drop_credentials()
         self.save(task)
         self._publish(task, old.seq, task.state.seq)
 

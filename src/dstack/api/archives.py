@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ def upload_files(rest: RestClient, mappings: Sequence[FilePathMapping], folder: 
 
 def build_archive(path: Path) -> bytes:
     """A PAX tar of the file or folder under its own name, sorted, without what ignore files exclude."""
-    path = Path(path).resolve() if path.is_symlink() else path.absolute()
+    path = Path(path).resolve() if path.is_symlink() else Path(os.path.abspath(path))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for item in sorted(_iter_included(path)):

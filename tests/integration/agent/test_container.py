@@ -156,7 +156,7 @@ async def test_everything_of_the_specification_reaches_the_container(agent: Dock
     task = agent.shell(
         "id -un; pwd; echo $GIVEN; cat /mnt/file; echo; cat code/hello.txt; echo; df -k /dev/shm | tail -1",
         user="user", working_dir="/work", env={"GIVEN": "here"}, shm_size_bytes=8 * 1024**2, privileged=True,
-        memory_bytes=64 * 1024**2, cpu=0.5, files=[{"name": "code", "path": "code"}],
+        memory_bytes=64 * 1024**2, cpu=0.5, files=[{"name": "code", "path": "code/"}],
         mounts=[{"host_path": str(tmp_path / "shared"), "path": "/mnt"},
                 {"host_path": "/no/such", "path": "/none", "optional": True}],
     )  # fmt: skip

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
-import os
-import tarfile
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from dstack.agent import usage
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
+from dstack.agent.executors.container_delivery import DeliveryError, deliver
 from dstack.agent.executors.container_log import ContainerLog, microseconds
 from dstack.agent.executors.container_spec import (
     AGENT_LABEL,
@@ -122,6 +120,9 @@ class ContainerExecutor:
                 if task.state.message != str(error):
                     self._tasks.update(task, message=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
+            except DeliveryError as error:
+                await self._try_remove(task)
+                self._tasks.end(task, error.reason, str(error))
             except (DockerError, SpecError, GpusTaken) as error:
                 await self._failed(task, str(error))
             except OSError as error:
@@ -171,7 +172,8 @@ class ContainerExecutor:
             await self._pull(task, spec)
         self._tasks.update(task, status=CREATING, pull_progress=None)
         container = await self._create(task, spec)
-        await self._upload(task, spec, container)
+        await deliver(self._docker, task, container)
+        task.drop_credentials()
         await self._docker.call("POST", f"/containers/{container}/start", seconds=START_SECONDS)
         return await self._inspect(container)
 
@@ -203,21 +205,6 @@ class ContainerExecutor:
         name = container_name(spec)
         made = await self._docker.call("POST", "/containers/create", {"name": name}, config, seconds=START_SECONDS)
         return str(made["Id"])
-
-    async def _upload(self, task: Task, spec: TaskSpec, container: str) -> None:
-        for file in spec.files:
-            path = os.path.join(spec.working_dir or "/", file["path"])
-            await self._put_archive(container, "/", folders_archive(path))
-            try:
-                with open(task.path(os.path.join("files", file["name"])), "rb") as archive:  # noqa: ASYNC230 - local
-                    await self._put_archive(container, path, archive.read())
-            except FileNotFoundError as error:
-                raise SpecError("the file {!r} was not uploaded to the host".format(file["name"])) from error
-
-    async def _put_archive(self, container: str, path: str, archive: bytes) -> None:
-        await self._docker.call(
-            "PUT", f"/containers/{container}/archive", {"path": path}, archive, seconds=START_SECONDS
-        )
 
     def _running(self, task: Task, found: Dict[str, Any]) -> None:
         assert task.spec
@@ -385,18 +372,6 @@ class PullProgress:
             "total_bytes": sum(self._totals.values()),
             "is_total_bytes_final": bool(self._layers) and all(self._layers.values()),
         }
-
-
-def folders_archive(path: str) -> bytes:
-    """A tar archive with nothing but the folders of `path`."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
-        parts = path.strip("/").split("/")
-        for count in range(1, len(parts) + 1):
-            entry = tarfile.TarInfo("/".join(parts[:count]))
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(entry)
-    return content.getvalue()
 
 
 def explain_start(message: str) -> str:

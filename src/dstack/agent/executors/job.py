@@ -9,7 +9,7 @@ import os
 import pwd
 import signal
 import struct
-import tarfile
+import tempfile
 import termios
 import time
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
@@ -37,6 +37,26 @@ class Account:
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+    """As whom a job runs and where; the paths are absolute."""
+
+    account: Account
+    root: str
+    """The job's own folder, which relative working directories are relative to."""
+    working_dir: str
+    repo_dir: str
+    hostfile: str
+
+    def variables(self) -> Dict[str, str]:
+        """What the job is told of it."""
+        return {
+            "DSTACK_WORKING_DIR": self.working_dir,
+            "DSTACK_REPO_DIR": self.repo_dir,
+            "DSTACK_MPI_HOSTFILE": self.hostfile,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class StartedJob:
     pid: int
     master: int
@@ -53,14 +73,30 @@ class StartedJob:
         }
 
 
-def start(spec: TaskSpec, folder: str, marks: Dict[str, str]) -> StartedJob:
-    """Starts the job. Raises StartError in words for the user."""
+def prepare(spec: TaskSpec, folder: str) -> Place:
+    """Finds out as whom and where the job runs, and makes its folders. Raises StartError in words for the user."""
     if not spec.commands:
         raise StartError("the job has no command")
     account = find_account(spec.user)
-    working_dir = _working_dir(spec, folder, account)
-    _unpack(spec, folder, working_dir, account)
-    environment = {**base_environment(account), **spec.env, **marks, "PWD": working_dir}
+    base = folder if account.uid == os.geteuid() else _make_foreign_base(spec.id)
+    root = os.path.join(base, "work")
+    working_dir = _absolute(spec.working_dir or "", root, account)
+    repo_dir = _absolute(spec.repo_dir or "", working_dir, account)
+    hostfile = os.path.join(base, "hostfile")
+    try:
+        _write_hostfile(hostfile, spec.hostfile, account)
+        if base != folder:
+            os.chown(base, account.uid, account.gid)
+        _make_folders(working_dir, account)
+    except OSError as error:
+        raise StartError(f"the working directory {working_dir} cannot be made: {error.strerror}") from error
+    return Place(account, root, working_dir, repo_dir, hostfile)
+
+
+def start(spec: TaskSpec, place: Place, marks: Dict[str, str]) -> StartedJob:
+    """Starts the job. Raises StartError in words for the user."""
+    account, working_dir = place.account, place.working_dir
+    environment = {**base_environment(account), **place.variables(), **spec.env, **marks, "PWD": working_dir}
     master, slave = _terminal(account)
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -131,17 +167,31 @@ def base_environment(account: Account) -> Dict[str, str]:
     }
 
 
-def _working_dir(spec: TaskSpec, folder: str, account: Account) -> str:
-    wanted = spec.working_dir or ""
+def foreign_base(task_id: str) -> str:
+    """Where a task of another user than the agent's has its folders: the agent's own are closed to it."""
+    return os.path.join(tempfile.gettempdir(), f"dstack-{task_id}")
+
+
+def _make_foreign_base(task_id: str) -> str:
+    path = foreign_base(task_id)
+    try:
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        raise StartError(f"the job's folder {path} cannot be made: {error.strerror}") from error
+    return path
+
+
+def _absolute(wanted: str, base: str, account: Account) -> str:
     if wanted == "~" or wanted.startswith("~/"):
         wanted = account.home + wanted[1:]
-    path = os.path.join(folder, "work", wanted) if not os.path.isabs(wanted) else wanted
-    path = os.path.normpath(path)
-    try:
-        _make_folders(path, account)
-    except OSError as error:
-        raise StartError(f"the working directory {path} cannot be made: {error.strerror}") from error
-    return path
+    return os.path.normpath(os.path.join(base, wanted))
+
+
+def _write_hostfile(path: str, content: str, account: Account) -> None:
+    with open(path, "w") as file:
+        file.write(content)
+    if os.geteuid() == 0:
+        os.chown(path, account.uid, account.gid)
 
 
 def _make_folders(path: str, account: Account) -> None:
@@ -154,34 +204,6 @@ def _make_folders(path: str, account: Account) -> None:
     os.mkdir(path)
     if os.geteuid() == 0:
         os.chown(path, account.uid, account.gid)
-
-
-def _unpack(spec: TaskSpec, folder: str, working_dir: str, account: Account) -> None:
-    for file in spec.files:
-        name = file["name"]
-        target = os.path.normpath(os.path.join(working_dir, os.path.expanduser(file["path"])))
-        try:
-            _make_folders(target, account)
-            _unpack_archive(os.path.join(folder, "files", name), target, account)
-        except FileNotFoundError as error:
-            raise StartError(f"the file {name!r} was not uploaded to the host") from error
-        except (OSError, tarfile.TarError, ValueError) as error:
-            raise StartError(f"the archive {name!r} cannot be unpacked into {target}: {error}") from error
-
-
-def _unpack_archive(path: str, target: str, account: Account) -> None:
-    with tarfile.open(path) as archive:
-        members = []
-        for member in archive.getmembers():
-            inside = os.path.realpath(os.path.join(target, member.name))
-            if os.path.commonpath([inside, os.path.realpath(target)]) != os.path.realpath(target):
-                raise ValueError(f"it has an entry outside of its folder: {member.name}")
-            if os.geteuid() == 0:
-                member.uid, member.gid, member.uname, member.gname = account.uid, account.gid, "", ""
-            members.append(member)
-        if hasattr(tarfile, "tar_filter"):
-            archive.extraction_filter = staticmethod(tarfile.tar_filter)
-        archive.extractall(target, members)
 
 
 def _terminal(account: Account) -> Tuple[int, int]:
@@ -216,7 +238,7 @@ def _become_job(
         for descriptor in (0, 1, 2):
             os.dup2(slave, descriptor)
         message = f"the user {account.name} cannot be taken on"
-        _take_identity(account)
+        take_identity(account)
         processes.die_with_parent(parent)
         message = f"the working directory {working_dir} cannot be entered"
         os.chdir(working_dir)
@@ -229,7 +251,8 @@ def _become_job(
         os._exit(127)
 
 
-def _take_identity(account: Account) -> None:
+def take_identity(account: Account) -> None:
+    """Turns this process into one of the account. Raises OSError."""
     if os.geteuid() == 0 and (account.uid != 0 or account.gid != os.getegid()):
         os.initgroups(account.name, account.gid)
         os.setgid(account.gid)

@@ -7,11 +7,12 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 from typing import Dict, Optional, Tuple
 
 from dstack.agent import logs, processes, usage
-from dstack.agent.executors import supervisor
+from dstack.agent.executors import job, supervisor
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
 from dstack.agent.protocol import (
@@ -157,7 +158,7 @@ class ProcessExecutor:
             self._tasks.end(task, EXECUTOR_ERROR, "the supervisor of the job was killed, and the job with it")
 
     async def forget(self, task: Task) -> None:
-        return
+        shutil.rmtree(job.foreign_base(task.id), ignore_errors=True)
 
     def acknowledged(self, task: Task) -> None:
         return
@@ -177,6 +178,8 @@ class ProcessExecutor:
 def _reason(task: Task, cause: str, exit_status: Optional[int], message: str) -> Tuple[str, str]:
     if cause == "error":
         return EXECUTOR_ERROR, message
+    if cause == "checkout":
+        return EXITED_WITH_ERROR, message
     if cause == "max_duration":
         assert task.spec
         return MAX_DURATION_EXCEEDED, f"the job ran for {task.spec.max_duration_seconds} s, its limit"

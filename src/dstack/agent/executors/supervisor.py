@@ -8,7 +8,7 @@ over, leaves no process behind and writes down how it ended. Files in the task's
 `supervisor.json`   written before the job is started: this task has been started, never do it again
 `job.json`          the job runs: its process id, when, where and as whom
 `stop.json`         by the agent, followed by SIGTERM: `{"grace_seconds"}`
-`exit.json`         how it ended: `{"cause": exited|stopped|max_duration|error, "exit_status", "message"}`
+`exit.json`         how it ended: `{"cause": exited|stopped|max_duration|checkout|error, "exit_status", "message"}`
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from dstack.agent import processes
-from dstack.agent.executors import job
-from dstack.agent.files import read_json, write_json
+from dstack.agent.executors import delivery, job
+from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import short_path
 from dstack.agent.logs import LogWriter
 from dstack.agent.protocol import MAX_FRAME_BYTES, TaskSpec
@@ -105,7 +105,12 @@ class Supervisor:
             self._finish("stopped", None, "")
             return
         try:
-            started = job.start(self.spec, self.folder, {TASK_VARIABLE: self.spec.id})
+            place = job.prepare(self.spec, self.folder)
+            cause, message = self._deliver(place)
+            if cause:
+                self._finish(cause, None, message)
+                return
+            started = job.start(self.spec, place, {TASK_VARIABLE: self.spec.id})
         except job.StartError as error:
             self._finish("error", None, str(error))
             return
@@ -121,6 +126,32 @@ class Supervisor:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+    def _deliver(self, place: job.Place) -> Tuple[str, str]:
+        """Brings in the repository and the files; why that ended the task, as `exit.json` says, or nothing."""
+        if self.spec.repo is None and not self.spec.files:
+            return "", ""
+        delivering = delivery.start(self.spec, self.folder, place)
+        poll = select.poll()
+        for descriptor in (self.wakeup, delivering.pipe):
+            poll.register(descriptor, select.POLLIN)
+        stopped = False
+        while delivering.pipe not in dict(poll.poll()):
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.wakeup, 4096)
+            if not stopped and os.path.exists(self._path("stop.json")):
+                stopped = True
+                processes.kill_descendants(os.getpid())
+        cause, message = delivering.result()
+        while processes.kill_descendants(os.getpid()):
+            time.sleep(0.005)
+        self._drop_credentials()
+        return ("stopped", "") if stopped else (cause, message)
+
+    def _drop_credentials(self) -> None:
+        name = (self.spec.repo or {}).get("credentials")
+        if name:
+            remove(os.path.join(self._path("files"), name))
 
     def _listen_to_signals(self) -> None:
         self.wakeup, writing = os.pipe()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from dstack.agent.protocol import TaskSpec
-from dstack.core.configurations.mounts import InstanceMountPoint
+from dstack.agent.protocol import RepoSpec, TaskSpec
+from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsAction
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
+from dstack.core.files import FileArchiveMapping
 from dstack.core.interpolation import interpolate
 from dstack.core.job_specs import DEFAULT_IMAGE, NVCC_IMAGE
 from dstack.core.jobs import JobSpec
-from dstack.core.repos import VIRTUAL_REPO_ID
+from dstack.core.repos import VIRTUAL_REPO_ID, RemoteRunRepoData
 
 OWN_IMAGES = (DEFAULT_IMAGE, NVCC_IMAGE)
 """What a job spec names when the user asked for no image."""
@@ -24,6 +26,13 @@ SIMULATION = {
     "DSTACK_SIM_LOG_LINES": ("log_lines", int),
 }
 """Variables of a job that say how a simulated one behaves."""
+
+
+DIFF_FILE = "repo-diff"
+CREDENTIALS_FILE = "repo-credentials"
+"""Names under which the agent is given what a repository needs."""
+HOSTFILE = "/dstack/mpi/hostfile"
+"""Where containers find it."""
 
 
 class CannotRun(ValueError):
@@ -51,6 +60,9 @@ class TaskContext:
     nodes: tuple[Node, ...]
     """In the order of their job numbers."""
     secrets: Mapping[str, str]
+    clone_url: str | None = None
+    """Of the run's repository; None where the owner of the run gave none."""
+    has_repo_credentials: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,13 +83,17 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
     env = job_env(context)
     is_process = executor == "process"
     auth = spec.registry_auth
+    working_dir, repo_dir = _process_dirs(spec) if is_process else _container_dirs(spec)
+    if executor == "container":
+        env = {"DSTACK_WORKING_DIR": working_dir or "", "DSTACK_REPO_DIR": repo_dir} | env
+        env = {"DSTACK_MPI_HOSTFILE": HOSTFILE} | env
     return TaskSpec(
         id=str(context.job_id),
         name=spec.job_name,
         executor=executor,
         commands=_commands(spec, is_process),
         env=env,
-        working_dir=_working_dir(spec, is_process),
+        working_dir=working_dir,
         user=_user(spec),
         image=None if is_process else spec.image_name,
         registry_username=_fill(auth.username, context) if auth and not is_process else "",
@@ -89,6 +105,10 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         mounts=[_mount(mount) for mount in spec.volumes or () if isinstance(mount, InstanceMountPoint)],
         ports=_ports(spec),
         max_duration_seconds=spec.max_duration,
+        files=[_file(archive, spec, is_process) for archive in spec.file_archives],
+        repo=_repo(context),
+        repo_dir=repo_dir,
+        hostfile=_hostfile(context.nodes),
         simulation=_simulation(env) if executor == "simulated" else {},
     )
 
@@ -114,11 +134,57 @@ def _commands(spec: JobSpec, is_process: bool) -> list[str]:
     return [*spec.commands[:-3], *spec.commands[-2:]] if is_plain else list(spec.commands)
 
 
-def _working_dir(spec: JobSpec, is_process: bool) -> str | None:
-    """None: a fresh folder of the task; the defaults of containers do not apply to processes."""
-    if spec.working_dir is not None:
-        return spec.working_dir
-    return None if is_process and spec.repo_dir == DEFAULT_REPO_DIR else spec.repo_dir
+def _process_dirs(spec: JobSpec) -> tuple[str | None, str]:
+    """Working directory and repository of a process; the default folder of containers is not its own.
+
+    None is a fresh folder of the task; the repository's is relative to the working directory.
+    """
+    repo_dir = "." if spec.repo_dir == DEFAULT_REPO_DIR else spec.repo_dir
+    if spec.working_dir is not None or not repo_dir.startswith(("/", "~")):
+        return spec.working_dir, repo_dir
+    return repo_dir, repo_dir
+
+
+def _container_dirs(spec: JobSpec) -> tuple[str, str]:
+    """The same of a container, both absolute; a working directory that is not set is that of the repository."""
+    base = posixpath.join(DEFAULT_REPO_DIR, _in_home(spec.working_dir or "", spec))
+    repo_dir = posixpath.normpath(posixpath.join(base, _in_home(spec.repo_dir, spec)))
+    return (posixpath.normpath(base) if spec.working_dir else repo_dir), repo_dir
+
+
+def _in_home(path: str, spec: JobSpec) -> str:
+    return (spec.home_dir or "/root") + path[1:] if path == "~" or path.startswith("~/") else path
+
+
+def _file(archive: FileArchiveMapping, spec: JobSpec, is_process: bool) -> dict[str, str]:
+    return {"name": str(archive.id), "path": archive.path if is_process else _in_home(archive.path, spec)}
+
+
+def _repo(context: TaskContext) -> dict[str, Any] | None:
+    spec, data = context.spec, context.spec.repo_data
+    if not isinstance(data, RemoteRunRepoData):
+        return None
+    if context.clone_url is None:
+        raise CannotRun(
+            f"Nothing says where to clone the repository {data.repo_name} from: "
+            "run `dstack init` in it, and apply again"
+        )
+    return RepoSpec(
+        clone_url=context.clone_url,
+        branch=data.repo_branch,
+        hash=data.repo_hash,
+        single_branch=spec.single_branch is not False,
+        if_exists=(spec.repo_exists_action or RepoExistsAction.ERROR).value,
+        config_name=data.repo_config_name,
+        config_email=data.repo_config_email,
+        diff=DIFF_FILE if spec.repo_code_hash else "",
+        credentials=CREDENTIALS_FILE if context.has_repo_credentials else "",
+    ).to_json()
+
+
+def _hostfile(nodes: tuple[Node, ...]) -> str:
+    """One line a node, as `mpirun` reads it."""
+    return "".join(f"{node.ip} slots={node.gpus}\n" if node.gpus else f"{node.ip}\n" for node in nodes)
 
 
 def _user(spec: JobSpec) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 
@@ -14,24 +16,43 @@ from dstack.core.errors import AgentError, Unreachable
 from dstack.core.interpolation import InterpolationError
 from dstack.core.jobs import JobSpec, JobTerminationReason
 from dstack.server.db.tables import InstanceRow, JobRow, ProjectRow, RepoRow, RunRow, SecretRow
+from dstack.server.hosts.agent_client import AgentRefused
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
 from dstack.server.orchestrator.jobs.rules import PutTask, RemoveTask, StopTask
+from dstack.server.orchestrator.jobs.uploads import RepoAccess, UploadGone, read_access, read_uploads
 from dstack.server.orchestrator.world import Agent, World
 from dstack.server.planning.tasks import CannotRun, Host, Node, TaskContext, make_task
+
+TASK_EXISTS = 409
+"""The agent's answer to a file of a task that it has."""
 
 
 async def put_task(effect: PutTask, world: World, key: Key) -> Facts:
     """What the agent then says of the task is written by the host's watcher, in the order in which it happens."""
-    context, host, address = await _context(world, key)
+    asked = await _context(world, key)
     try:
-        task = make_task(context, host)
+        task = make_task(asked.task, asked.host)
     except (CannotRun, InterpolationError) as error:
         raise _never(JobTerminationReason.TERMINATED_BY_SERVER, str(error)) from error
+    agent = _agent(world, asked.address)
     try:
-        await _agent(world, address).put_task(task)
-    except AgentError as error:
+        await _upload(asked, world, agent)
+        await agent.put_task(task)
+    except (AgentError, UploadGone) as error:
         raise _never(JobTerminationReason.EXECUTOR_ERROR, str(error)) from error
     return {"provisioned_at": world.clock()}
+
+
+async def _upload(asked: _Asked, world: World, agent: Agent) -> None:
+    """An agent that has the task already, from an attempt before, takes and needs no more files."""
+    uploads = read_uploads(world.database, asked.task.spec, asked.repo_id, asked.access)
+    async for name, content in uploads:
+        try:
+            await agent.put_file(str(asked.task.job_id), name, content)
+        except AgentRefused as error:
+            if error.status != TASK_EXISTS:
+                raise
+            return
 
 
 def _never(reason: JobTerminationReason, message: str) -> TerminalEffectError:
@@ -66,10 +87,21 @@ async def _address(world: World, key: Key) -> str:
     return address
 
 
-async def _context(world: World, key: Key) -> tuple[TaskContext, Host, str]:
-    """Four queries: the job and where it runs, its nodes, the project's secrets."""
+@dataclass(frozen=True)
+class _Asked:
+    """A job's task as it is to be on its host, and what goes along."""
+
+    task: TaskContext
+    host: Host
+    address: str
+    repo_id: UUID | None
+    access: RepoAccess
+
+
+async def _context(world: World, key: Key) -> _Asked:
+    """A few queries: the job and where it runs, its nodes, the project's secrets, its repository's credentials."""
     query = (
-        select(JobRow, RunRow.run_name, ProjectRow.name, RepoRow.name, InstanceRow)
+        select(JobRow, RunRow, ProjectRow.name, RepoRow.name, InstanceRow)
         .join(RunRow, RunRow.id == JobRow.run_id)
         .join(ProjectRow, ProjectRow.id == JobRow.project_id)
         .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
@@ -77,7 +109,7 @@ async def _context(world: World, key: Key) -> tuple[TaskContext, Host, str]:
         .where(JobRow.id == key.id)
     )
     async with world.database.session() as session:
-        job, run_name, project_name, repo_name, instance = (await session.execute(query)).one()
+        job, run, project_name, repo_name, instance = (await session.execute(query)).one()
         nodes_query = (
             select(JobRow.job_num, JobRow.job_spec, InstanceRow.address)
             .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
@@ -93,6 +125,8 @@ async def _context(world: World, key: Key) -> tuple[TaskContext, Host, str]:
         if "${{" in job.job_spec:
             where = SecretRow.project_id == job.project_id
             secret_rows = list(await session.scalars(select(SecretRow).where(where)))
+        spec = JobSpec.model_validate_json(job.job_spec, extra="ignore")
+        access = await read_access(session, world.encryption, spec, run.repo_id, run.user_id)
     secrets = {
         row.name: str(world.encryption.decrypt(row.value, f"secrets.value:{row.id}")) for row in secret_rows
     }
@@ -100,12 +134,14 @@ async def _context(world: World, key: Key) -> tuple[TaskContext, Host, str]:
     context = TaskContext(
         job_id=job.id,
         run_id=job.run_id,
-        run_name=run_name,
+        run_name=run.run_name,
         project_name=project_name,
         repo_name=repo_name,
-        spec=JobSpec.model_validate_json(job.job_spec, extra="ignore"),
+        spec=spec,
         nodes=tuple(_node(job_spec, address) for _, job_spec, address in nodes),
         secrets=secrets,
+        clone_url=access.clone_url,
+        has_repo_credentials=access.credentials is not None,
     )
     host = Host(
         backend=instance.backend or "",
@@ -114,7 +150,7 @@ async def _context(world: World, key: Key) -> tuple[TaskContext, Host, str]:
     )
     if instance.address is None:
         raise Unreachable(f"Instance {instance.name} has no address")
-    return context, host, instance.address
+    return _Asked(context, host, instance.address, run.repo_id, access)
 
 
 def _node(job_spec: str, address: str | None) -> Node:
