@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timezone
+from typing import Any
 
+from sqlalchemy import update
 from tests.fixtures.api import ADMIN_TOKEN, Api
+
+from dstack.server.db.tables import ProjectRow, UserRow
 
 
 async def test_my_user_has_token_and_keys(api: Api) -> None:
@@ -162,3 +167,33 @@ async def test_an_upload_that_is_too_large_is_refused(sqlite_api: Api) -> None:
     answer = await sqlite_api.post("files/upload_archive", files={"file": ("0" * 64, b"x" * 3_000_000)})
     assert (answer.status_code, answer.json()["detail"][0]["code"]) == (400, "error")
     assert "2097152 bytes" in answer.json()["detail"][0]["msg"]
+
+
+async def test_users_and_projects_are_listed_page_by_page(api: Api) -> None:
+    """Also where several were made at the same moment."""
+    for number in range(4):
+        await api.as_user(f"user{number}")
+        await api.ok("projects/create", {"project_name": f"team{number}"})
+    same = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    async with api.context.database.transaction() as session:
+        await session.execute(update(UserRow).where(UserRow.name.like("user%")).values(created_at=same))
+        await session.execute(update(ProjectRow).where(ProjectRow.name.like("team%")).values(created_at=same))
+    users = await pages(api, "users/list", "users", "id")
+    assert sorted(user["username"] for user in users) == ["user0", "user1", "user2", "user3"]
+    projects = await pages(api, "projects/list", "projects", "project_id")
+    assert sorted(project["project_name"] for project in projects) == ["team0", "team1", "team2", "team3"]
+
+
+async def pages(api: Api, path: str, key: str, id_key: str) -> list[dict[str, Any]]:
+    """All that match, three at a time."""
+    pattern = {"users": "ER", "projects": "TEAM"}[key]
+    found: list[dict[str, Any]] = []
+    position: dict[str, Any] = {}
+    while True:
+        body = {"name_pattern": pattern, "return_total_count": True, "limit": 3, **position}
+        page = await api.ok(path, body)
+        assert page["total_count"] == 4
+        found += page[key]
+        if len(page[key]) < 3:
+            return found
+        position = {"prev_created_at": found[-1]["created_at"], "prev_id": found[-1][id_key]}
