@@ -15,7 +15,21 @@ from dstack.server.api.describe import body_of
 from dstack.server.app import api_routes
 
 BROKEN = (b"", b"{", b"null", b"[]", b'"x"', b"-1", b"{}", b'{"no such key": 1}', b"\xff\xfe", b"[" * 2000, b"NaN")
-WRONG = (None, True, -1, 10**30, 1e308, "", "x", "a\x00b", "\ud83d\ude00" * 50, [], [None], {}, {"a": {"b": []}})
+WRONG: tuple[object, ...] = (
+    None,
+    True,
+    -1,
+    10**30,
+    1e308,
+    "",
+    "x",
+    "a\x00b",
+    "\ud83d\ude00" * 50,
+    [],
+    [None],
+    {},
+    {"a": {"b": []}},
+)
 STREAMS = ("/api/project/{project_name}/runs/watch", "/api/project/{project_name}/logs/follow")
 """Answers to what is right do not end."""
 
