@@ -201,7 +201,9 @@ def test_a_full_disk_delays_the_log_and_loses_nothing(small_disk: tuple[ServerPr
     cli.write(f"type: task\nname: lines\ncommands: [seq 1 50000]\n{SMALL}")
     assert cli("apply", "-y", "-d")[0] == 0
     wait_for("the message", lambda: "No space left on device" in message_of(server, "lines"))
-    assert server.run("lines")["status"] in ("running", "terminating")
+    server.wait_run(
+        "lines", "running", "terminating"
+    )  # it waits for space; the run follows its job a moment later
     expected = "".join(f"{number}\n" for number in range(1, 50001))
     status, out = cli("logs", "lines")
     assert (status, expected.startswith(out)) == (0, True)
