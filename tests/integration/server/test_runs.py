@@ -17,6 +17,7 @@ from dstack.server.db.engine import wake
 from dstack.server.db.tables import EventRow, JobRow, RunRow
 from dstack.server.operations import watching
 from dstack.server.operations.context import InProject
+from dstack.server.operations.finished_runs import FinishedRuns
 from dstack.server.operations.runs import changed
 from dstack.server.stores.logs.base import LogKey
 
@@ -254,3 +255,28 @@ async def test_better_b13_logs_are_followed_until_the_job_has_ended(api: Api) ->
         "project/main/logs/poll", {"run_name": "t1", "job_submission_id": str(submission_id), "limit": 1}
     )
     assert (len(page["logs"]), page["next_token"]) == (1, "1")
+
+
+async def test_an_ended_run_is_answered_from_memory_as_from_the_database(api: Api) -> None:
+    run = await submit(api, task())
+    [active] = await api.ok("runs/list", {"project_name": "main"})
+    assert active["status"] == "submitted"
+    await finish(api, run)
+    page = await api.ok("runs/list", {"project_name": "main"})
+    assert [found["status"] for found in page] == ["done"]
+    assert page == [await api.ok("project/main/runs/get", {"run_name": "t1"})]
+    assert await api.ok("runs/list", {"project_name": "main"}) == page
+    [without_jobs] = await api.ok("runs/list", {"project_name": "main", "include_jobs": False})
+    assert (without_jobs["id"], without_jobs["jobs"]) == (run["id"], [])
+    await api.ok("project/main/runs/delete", {"runs_names": ["t1"]})
+    assert await api.ok("runs/list", {"project_name": "main"}) == []
+
+
+async def test_answers_at_hand_are_bounded_in_bytes(api: Api) -> None:
+    kept = api.context.finished_runs = FinishedRuns(max_bytes=6000)
+    for name in ("a1", "a2", "a3"):
+        await finish(api, await submit(api, task(name)))
+    page = await api.ok("runs/list", {"project_name": "main"})
+    assert [run["run_spec"]["run_name"] for run in page] == ["a3", "a2", "a1"]
+    assert 0 < kept.size_bytes <= 6000
+    assert await api.ok("runs/list", {"project_name": "main"}) == page

@@ -10,6 +10,7 @@ from dstack.server.access import Access, Caller, DefaultPermissions, FailedAttem
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
+from dstack.server.operations.finished_runs import FinishedRuns
 from dstack.server.operations.own_users import OwnUsers
 from dstack.server.settings import Settings
 from dstack.server.stores.logs.base import LogStore
@@ -29,6 +30,7 @@ class Context:
     permissions: DefaultPermissions = field(default_factory=DefaultPermissions)
     failed_attempts: FailedAttempts = field(default_factory=FailedAttempts)
     """Of the REST API and of the proxy together."""
+    finished_runs: FinishedRuns = field(default_factory=FinishedRuns)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is asked to end; answers that stream end themselves then."""
 

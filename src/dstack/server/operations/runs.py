@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,7 +26,7 @@ from dstack.server.operations.run_answers import Document
 from dstack.server.operations.visibility import project_ids_of
 
 
-async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list[Document]:
+async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list[orjson.Fragment]:
     """A page of the runs of one project, or of all projects of the caller."""
     async with ctx.database.session() as session:
         project_ids = await _project_ids(ctx, session, caller, page.project_name)
@@ -48,10 +49,9 @@ async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list
             ascending=page.ascending,
             limit=page.limit,
         )
-        rows = await queries.list_page(session, wanted)
-        return await run_answers.load(
-            session, rows, with_jobs=page.include_jobs, submissions=page.job_submissions_limit
-        )
+        heads = await queries.list_heads(session, wanted)
+        view = (page.include_jobs, page.job_submissions_limit)
+        return await ctx.finished_runs.load(session, heads, view)
 
 
 async def _project_ids(

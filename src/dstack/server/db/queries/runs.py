@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Select, and_, bindparam, func, or_, select
@@ -31,6 +31,15 @@ class RunFilter:
     limit: int = 100
 
 
+class RunHead(NamedTuple):
+    """Of a run, what changes whenever anything of it does."""
+
+    id: UUID
+    version: int
+    status: str
+    deleted: bool
+
+
 _RUN_COLUMNS = (
     *RunRow.__table__.c,
     ProjectRow.name.label("project_name"),
@@ -52,7 +61,22 @@ def _runs() -> Select[Unpack[tuple[Any, ...]]]:
 
 async def list_page(session: AsyncSession, wanted: RunFilter) -> Sequence[RowMapping]:
     """One query: the columns of `runs` plus `project_name`, `user_name`, `fleet_name`."""
-    query = _runs()
+    return (await session.execute(_page(_runs(), wanted))).mappings().all()
+
+
+async def list_heads(session: AsyncSession, wanted: RunFilter) -> Sequence[RunHead]:
+    """The same page in the same order, as little of it as tells whether an answer at hand is still right."""
+    columns = (RunRow.id, RunRow.version, RunRow.status, RunRow.deleted)
+    heads = select(*columns).join(UserRow, UserRow.id == RunRow.user_id)
+    return [RunHead(*row) for row in await session.execute(_page(heads, wanted))]
+
+
+async def list_by_ids(session: AsyncSession, ids: Sequence[UUID]) -> Sequence[RowMapping]:
+    """Those of the runs that exist, as `list_page` gives them, in no order."""
+    return (await session.execute(_runs().where(RunRow.id.in_(ids)))).mappings().all()
+
+
+def _page(query: Select[Unpack[tuple[Any, ...]]], wanted: RunFilter) -> Select[Unpack[tuple[Any, ...]]]:
     query = query.where(RUN_IS_ACTIVE if wanted.only_active else RunRow.deleted.is_(False))
     if wanted.project_ids is not None:
         query = query.where(RunRow.project_id.in_(wanted.project_ids))
@@ -60,8 +84,7 @@ async def list_page(session: AsyncSession, wanted: RunFilter) -> Sequence[RowMap
         query = query.where(RunRow.repo_id == wanted.repo_id)
     if wanted.user_name is not None:
         query = query.where(UserRow.name == wanted.user_name)
-    query = _after(query, wanted)
-    return (await session.execute(query.limit(wanted.limit))).mappings().all()
+    return _after(query, wanted).limit(wanted.limit)
 
 
 def _after(query: Select[Unpack[tuple[Any, ...]]], wanted: RunFilter) -> Select[Unpack[tuple[Any, ...]]]:
