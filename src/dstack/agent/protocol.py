@@ -24,13 +24,25 @@ GET    /v1/tasks/{id}/logs                ``?offset=N&follow=0|1``; frames (belo
 POST   /v1/tasks/{id}/logs/acknowledge    body ``{"offset": N}``: everything before N is stored, the
                                           host may drop it
 GET    /v1/tasks/{id}/metrics             ``TaskMetrics`` of this moment; 409 when the task does not run
+POST   /v1/tasks/{id}/exec                body ``ExecRequest``, upgraded (below) to session frames; 409 when
+                                          the task does not run
+POST   /v1/tasks/{id}/connect             body ``ConnectRequest``, upgraded to the bytes of a connection
+                                          into the task's network, each direction ended on its own;
+                                          409 when the task does not run, 502 when nothing listens there
 GET    /v1/events                         ``?after=SEQ``; NDJSON, one ``Event`` a line, without end:
                                           the newest state of every task that changed after SEQ, then
                                           each change as it happens; a ``ping`` every 15 s of silence
 ====== ================================== ==========================================================
 
 Errors are ``{"error": text}`` with 400 (malformed), 404 (unknown), 409 (conflict), 410 (log dropped), 413, 500,
-507 (disk full).
+502 (no connection), 507 (disk full).
+
+An upgraded call asks with ``Connection: Upgrade`` and ``Upgrade: dstack-stream``; 101 answers it, and from then
+on the connection carries the stream in both directions. A client that goes away ends what it started (SIGHUP).
+
+Session frame: 1 byte kind, 4 bytes big-endian payload length, payload (at most ``MAX_FRAME_BYTES``). The client
+sends ``INPUT``, ``INPUT_END`` (empty), ``RESIZE`` (JSON ``{columns, rows}``) and ``SIGNAL`` (a name without SIG,
+RFC 4254 section 6.9); the agent sends ``OUTPUT``, ``ERROR_OUTPUT`` and, last, ``EXIT`` (JSON ``ExecExit``).
 
 Log frame: 8 bytes big-endian microseconds since the epoch, 4 bytes big-endian payload length, payload
 (raw output, at most ``MAX_FRAME_BYTES``, cut after a newline where there is one). An offset counts
@@ -64,6 +76,16 @@ EXECUTOR_ERROR = "executor_error"
 PORTS_BINDING_FAILED = "ports_binding_failed"
 MAX_DURATION_EXCEEDED = "max_duration_exceeded"
 STOPPED = "terminated_by_server"
+
+UPGRADE_PROTOCOL = "dstack-stream"
+SESSION_HEADER = struct.Struct(">BI")
+INPUT = 0
+INPUT_END = 1
+RESIZE = 2
+SIGNAL = 3
+OUTPUT = 4
+ERROR_OUTPUT = 5
+EXIT = 6
 
 T = TypeVar("T", bound="_Message")
 
@@ -221,6 +243,38 @@ class TaskMetrics(_Message):
     """Without what the kernel can take back at once: files that are only cached."""
     gpus: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
     """`GpuMetrics` of the task's accelerators, in the order of `TaskState.gpu_ids`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecRequest(_Message):
+    """What to run beside a running task: in its container or as its user, in its environment and folder."""
+
+    command: Optional[str] = None
+    """For the user's shell (`bash`, else `sh`); None: that shell itself, as a login shell."""
+    env: Dict[str, str] = dataclasses.field(default_factory=dict)
+    """Added to the task's."""
+    terminal: Optional[Dict[str, Any]] = None
+    """`{term, columns, rows}`; None: pipes, with the error output apart."""
+    user: Optional[str] = None
+    """None: the task's."""
+    sftp: bool = False
+    """Serve SFTP version 3 on input and output, in the task's files; nothing is needed in the image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecExit(_Message):
+    """How an exec ended: an exit status, or the signal (a name without SIG) that killed it."""
+
+    exit_status: Optional[int] = None
+    signal: Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectRequest(_Message):
+    """Where to: a TCP port on the loopback of the task's network, or a Unix socket among its files."""
+
+    port: int = 0
+    socket: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
