@@ -44,6 +44,7 @@ from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
+from dstack.server.hosts.activity import Activity
 from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.metrics import MetricsCollector, TimeToLive
 from dstack.server.hosts.pool import WatcherPool
@@ -101,7 +102,9 @@ async def running(
         backends=configured,
         own_users=OwnUsers(database.wakeups),
         permissions=permissions,
+        activity=Activity(database, clock.now),
     )
+    context.activity.start()
     try:
         if settings.background_disabled:
             yield build(context)
@@ -111,6 +114,7 @@ async def running(
                 yield build(context)
     finally:
         context.stopping.set()
+        await context.activity.stop()
         access.close()
         configured.close()
         await log_store.close()

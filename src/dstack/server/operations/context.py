@@ -10,6 +10,7 @@ from dstack.server.access import Access, Caller, DefaultPermissions, FailedAttem
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
+from dstack.server.hosts.activity import Activity
 from dstack.server.operations.finished_runs import FinishedRuns
 from dstack.server.operations.own_users import OwnUsers
 from dstack.server.settings import Settings
@@ -27,6 +28,8 @@ class Context:
     logs: LogStore
     backends: ConfiguredBackends
     own_users: OwnUsers
+    activity: Activity
+    """Whoever carries a connection into a job says so here."""
     permissions: DefaultPermissions = field(default_factory=DefaultPermissions)
     failed_attempts: FailedAttempts = field(default_factory=FailedAttempts)
     """Of the REST API and of the proxy together."""

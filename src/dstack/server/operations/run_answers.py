@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus, RunTerminationReason
+from dstack.server import clock
 from dstack.server.db.queries import runs as queries
 
 Document = dict[str, Any]
@@ -103,7 +104,7 @@ def _submission(row: RowMapping) -> Document:
         "submitted_at": row["submitted_at"],
         "last_processed_at": row["last_processed_at"],
         "finished_at": row["finished_at"],
-        "inactivity_secs": None,
+        "inactivity_secs": _inactivity_secs(row),
         "status": row["status"],
         "status_message": job_status_message(row),
         "termination_reason": reason,
@@ -115,6 +116,14 @@ def _submission(row: RowMapping) -> Document:
         "probes": [],
         "image_pull_progress": None,
     }
+
+
+def _inactivity_secs(row: RowMapping) -> int | None:
+    """For how long nobody has been connected to a dev environment that runs."""
+    since: datetime | None = row["last_active_at"]
+    if since is None or row["status"] != JobStatus.RUNNING.value:
+        return None
+    return max(int((clock.now() - since).total_seconds()), 0)
 
 
 def _waiting_message(row: RowMapping) -> str | None:

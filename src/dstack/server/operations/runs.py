@@ -133,7 +133,7 @@ async def _rows(session: AsyncSession, at: InProject, names: Sequence[str]) -> l
 
 
 async def update_priority(session: AsyncSession, run_id: UUID, priority: int, values: dict[str, Any]) -> None:
-    """Of the run and of its jobs that wait."""
+    """Of the run and of its jobs, which look at their new settings."""
     await session.execute(update(RunRow).where(RunRow.id == run_id).values(priority=priority, **values))
     unfinished = JobRow.finished_at.is_(None)
     await session.execute(
@@ -141,6 +141,8 @@ async def update_priority(session: AsyncSession, run_id: UUID, priority: int, va
         .where(JobRow.run_id == run_id, unfinished)
         .values(priority=priority, deployment_num=values["deployment_num"])
     )
+    ids = await session.scalars(select(JobRow.id).where(JobRow.run_id == run_id, unfinished))
+    wake(session, *(f"job:{id}" for id in ids))
 
 
 def target(row: RunRow) -> events.Target:

@@ -47,6 +47,14 @@ async def list_points(
     return list(await session.scalars(query))
 
 
+async def list_window(session: AsyncSession, job_id: UUID, seconds: int) -> list[JobMetricsPointRow]:
+    """The newest point and those up to so many seconds before it, oldest first."""
+    point = JobMetricsPointRow
+    newest = select(func.max(point.timestamp_micro)).where(point.job_id == job_id).scalar_subquery()
+    query = select(point).where(point.job_id == job_id, point.timestamp_micro >= newest - seconds * 1_000_000)
+    return list(await session.scalars(query.order_by(point.timestamp_micro)))
+
+
 async def list_newest_points(session: AsyncSession) -> dict[UUID, JobMetricsPointRow]:
     """The last one of each running job."""
     point = JobMetricsPointRow

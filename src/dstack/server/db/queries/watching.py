@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -147,3 +147,9 @@ async def _mark_jobs(session: AsyncSession, instance_id: UUID, which: ColumnElem
     for job_id in (await session.scalars(found)).all():
         await session.execute(update(JobRow).where(JobRow.id == job_id).values(**values))
         wake(session, f"job:{job_id}")
+
+
+async def record_activity(session: AsyncSession, job_ids: Collection[UUID], now: datetime) -> None:
+    """Somebody is connected to these jobs. Only those that may end for want of it remember."""
+    remembers = (JobRow.id.in_(job_ids), JobRow.last_active_at.is_not(None), JobRow.status.not_in(FINISHED_JOBS))
+    await session.execute(update(JobRow).where(*remembers).values(last_active_at=now))

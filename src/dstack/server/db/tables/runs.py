@@ -74,6 +74,8 @@ class JobRow(Reconciled, Row):
     """Canonical JSON of `JobRuntimeData`."""
     blocks: Mapped[int] = mapped_column(default=0)
     """Of the instance, while it is held."""
+    gpus: Mapped[int | None]
+    """Accelerators of the instance that the job was given; None before it was given any place."""
     capacity_error: Mapped[str | None]
     """Why the last attempt to place it failed; cleared when placed."""
     provisioned_at: Mapped[datetime | None]
@@ -91,6 +93,8 @@ class JobRow(Reconciled, Row):
     task_removed: Mapped[bool] = mapped_column(default=False)
     stop_sent_at: Mapped[datetime | None]
     unreachable_since: Mapped[datetime | None]
+    last_active_at: Mapped[datetime | None]
+    """Dev environments that run: when somebody was last connected, or else when it began to run."""
     registered: Mapped[bool] = mapped_column(default=False)
     """Service replicas: takes traffic."""
     service_address: Mapped[str | None]

@@ -7,7 +7,7 @@ to the last byte, the task deleted on the host, its blocks of the instance given
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from dstack.agent.protocol import TaskState
 from dstack.core.instances import InstanceStatus
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.server.orchestrator.decision import Decision, Effect, Key, Kind
+from dstack.server.orchestrator.jobs.policies import Policies, judge
 
 S = JobStatus
 R = JobTerminationReason
@@ -79,6 +80,7 @@ class JobSnapshot:
     task_removed: bool = False
     unreachable_since: datetime | None = None
     priority: int = 0
+    policies: Policies = field(default_factory=Policies)
 
     @property
     def key(self) -> Key:
@@ -199,11 +201,17 @@ def _advance(job: JobSnapshot, instance: InstanceFacts, now: datetime) -> Decisi
         status = job.status
     changed = status is not job.status
     look_again_at = None if job.unreachable_since is None else job.unreachable_since + UNREACHABLE_GRACE
+    if not changed and status is S.RUNNING and job.unreachable_since is None:
+        verdict = judge(job.policies, now)
+        if verdict.reason is not None:
+            return _terminate(job, verdict.reason, verdict.message)
+        look_again_at = verdict.look_again_at
     return Decision(
         status,
         writes=(TellOthers(),) if changed else (),
         wake=(job.run_key,) if changed else (),
         look_again_at=look_again_at,
+        again=changed and status is S.RUNNING,
     )
 
 

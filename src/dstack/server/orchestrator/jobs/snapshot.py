@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -12,15 +12,17 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.agent.protocol import TaskState
-from dstack.core.configurations.profiles import RetryEvent, StartupOrder
+from dstack.core.configurations.profiles import RetryEvent, StartupOrder, UtilizationPolicy
 from dstack.core.events import EventTargetType
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.server.db.engine import wake
-from dstack.server.db.tables import InstanceRow, JobRow, RunRow
+from dstack.server.db.queries import metrics
+from dstack.server.db.tables import InstanceRow, JobMetricsPointRow, JobRow, RunRow
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
 from dstack.server.orchestrator.jobs import effects, rules
+from dstack.server.orchestrator.jobs.policies import GpuSample, Policies
 from dstack.server.orchestrator.jobs.rules import Detach, InstanceFacts, JobSnapshot, Release, TellOthers
 from dstack.server.planning.placed import placed_values
 
@@ -32,7 +34,7 @@ class JobKind:
     effects: Mapping[type[Effect], EffectHandler] = effects.HANDLERS
 
     async def load(self, session: AsyncSession, id: UUID) -> JobSnapshot | None:
-        """One query; another one for a job of several nodes that is about to start."""
+        """One query; one more for a job of several nodes that is about to start, and for a utilization policy."""
         query = select(JobRow, RunRow.run_spec, InstanceRow).join(RunRow, RunRow.id == JobRow.run_id)
         query = query.outerjoin(InstanceRow, InstanceRow.id == JobRow.instance_id).where(JobRow.id == id)
         found = (await session.execute(query)).first()
@@ -43,7 +45,8 @@ class JobKind:
         may_start = True
         if spec["jobs_per_replica"] > 1 and job.task_state is None and instance is not None:
             may_start = await _may_start(session, job, run_spec)
-        return _snapshot(job, spec, instance, may_start)
+        policies = await _policies(session, job, spec, run_spec)
+        return _snapshot(job, spec, instance, may_start, policies)
 
     def decide(self, snapshot: JobSnapshot, now: datetime) -> Decision[JobStatus]:
         return rules.decide(snapshot, now)
@@ -66,6 +69,8 @@ class JobKind:
         if status is not snapshot.status:
             if status is JobStatus.TERMINATING:
                 values |= _ended(snapshot, decision)
+            if status is JobStatus.RUNNING and snapshot.policies.is_watched:
+                values["last_active_at"] = now
             if status in (JobStatus.PROVISIONING, JobStatus.RUNNING):
                 values |= await _placed(session, snapshot, is_running=status is JobStatus.RUNNING)
             await self._tell(session, snapshot, decision)
@@ -88,7 +93,9 @@ class JobKind:
         return snapshot.priority
 
 
-def _snapshot(job: JobRow, spec: dict[str, Any], instance: InstanceRow | None, may_start: bool) -> JobSnapshot:
+def _snapshot(
+    job: JobRow, spec: dict[str, Any], instance: InstanceRow | None, may_start: bool, policies: Policies
+) -> JobSnapshot:
     return JobSnapshot(
         id=job.id,
         run_id=job.run_id,
@@ -111,7 +118,31 @@ def _snapshot(job: JobRow, spec: dict[str, Any], instance: InstanceRow | None, m
         task_removed=job.task_removed,
         unreachable_since=job.unreachable_since,
         priority=job.priority,
+        policies=policies,
     )
+
+
+async def _policies(session: AsyncSession, job: JobRow, spec: dict[str, Any], run_spec: str) -> Policies:
+    configuration = json.loads(run_spec)["configuration"]
+    inactivity = configuration.get("inactivity_duration")
+    asked = spec["utilization_policy"]
+    usage: tuple[GpuSample, ...] = ()
+    policy = None if asked is None else UtilizationPolicy.model_validate(asked, extra="ignore")
+    if policy is not None and job.status == JobStatus.RUNNING.value:
+        points = await metrics.list_window(session, job.id, policy.time_window)
+        usage = tuple(_sample(point) for point in points)
+    return Policies(
+        is_watched=configuration["type"] == "dev-environment",
+        inactivity_duration=None if inactivity is None else timedelta(seconds=inactivity),
+        last_active_at=job.last_active_at,
+        utilization=policy,
+        usage=usage,
+    )
+
+
+def _sample(point: JobMetricsPointRow) -> GpuSample:
+    at = datetime.fromtimestamp(point.timestamp_micro / 1_000_000, timezone.utc)
+    return GpuSample(at, tuple(gpu["gpu_util_percent"] for gpu in json.loads(point.gpus)))
 
 
 def _reason(text: str | None) -> JobTerminationReason | None:
