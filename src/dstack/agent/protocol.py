@@ -322,3 +322,8 @@ def iter_frames(data: bytes) -> Iterator[Tuple[int, bytes, int]]:
             return
         yield timestamp_us, data[position + FRAME_HEADER.size : end], end
         position = end
+
+
+def encode_session_frame(kind: int, payload: bytes = b"") -> bytes:
+    """One frame of a session; `payload` has at most `MAX_FRAME_BYTES`."""
+    return SESSION_HEADER.pack(kind, len(payload)) + payload

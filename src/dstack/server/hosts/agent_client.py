@@ -10,13 +10,24 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from dstack.agent.protocol import AgentInfo, Event, StopRequest, TaskMetrics, TaskSpec, TaskState, iter_frames
+from dstack.agent.protocol import (
+    AgentInfo,
+    ConnectRequest,
+    Event,
+    ExecRequest,
+    StopRequest,
+    TaskMetrics,
+    TaskSpec,
+    TaskState,
+    iter_frames,
+)
 from dstack.core.errors import AgentError, Unreachable
+from dstack.server.hosts.sessions import ExecSession, Handshake, upgrade_request
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout
@@ -24,10 +35,12 @@ else:
     from async_timeout import timeout
 
 CALL_SECONDS = 10.0
+UPGRADE_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 SILENCE_SECONDS = 45.0
 """An event stream that says nothing for so long, not even `ping`, is broken."""
 MAX_IDLE_CONNECTIONS = 2
+READ_LIMIT_BYTES = 256 * 1024
 
 
 class Reader(Protocol):
@@ -46,6 +59,8 @@ class Writer(Protocol):
 
 
 Connect = Callable[[], Awaitable[tuple[Any, Any]]]
+Dial = Callable[[Callable[[], Handshake]], Awaitable[Handshake]]
+"""Makes a connection to the agent whose protocol the given function makes."""
 
 
 class AgentRefused(AgentError):
@@ -67,26 +82,44 @@ class LogChunk(NamedTuple):
     end_offset: int
 
 
+@contextmanager
+def _short_path(path: str) -> Iterator[str]:
+    """A name of `path` by way of its folder's descriptor, as an address has room for 107 bytes only."""
+    folder_path, name = os.path.split(os.path.abspath(path))
+    folder = os.open(folder_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{name}"
+    finally:
+        os.close(folder)
+
+
 def connect_unix(path: str) -> Connect:
     """Connections to an agent on this machine."""
 
-    folder_path, name = os.path.split(os.path.abspath(path))
-
     async def connect() -> tuple[Any, Any]:
-        folder = os.open(folder_path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:  # by way of the folder's descriptor, as an address has room for 107 bytes only
-            return await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{name}")
-        finally:
-            os.close(folder)
+        with _short_path(path) as short:
+            return await asyncio.open_unix_connection(short, limit=READ_LIMIT_BYTES)
 
     return connect
+
+
+def dial_unix(path: str) -> Dial:
+    """The same, for a protocol that takes the bytes as they come."""
+
+    async def dial(factory: Callable[[], Handshake]) -> Handshake:
+        with _short_path(path) as short:
+            _, protocol = await asyncio.get_running_loop().create_unix_connection(factory, short)
+            return protocol
+
+    return dial
 
 
 class AgentClient:
     """One agent. Raises Unreachable when it cannot be talked to, AgentRefused (TaskUnknown) for its errors."""
 
-    def __init__(self, connect: Connect, *, timeout_seconds: float = CALL_SECONDS) -> None:
+    def __init__(self, connect: Connect, dial: Dial, *, timeout_seconds: float = CALL_SECONDS) -> None:
         self._connect = connect
+        self._dial = dial
         self._timeout = timeout_seconds
         self._idle: list[_Connection] = []
         self._is_closed = False
@@ -94,7 +127,7 @@ class AgentClient:
     @classmethod
     def on_socket(cls, path: str) -> AgentClient:
         """The client of an agent on this machine."""
-        return cls(connect_unix(path))
+        return cls(connect_unix(path), dial_unix(path))
 
     async def info(self) -> AgentInfo:
         return AgentInfo.from_json(await self._call("GET", "/v1/info"))
@@ -156,6 +189,53 @@ class AgentClient:
                 for line in lines:
                     yield Event.from_json(_json(line))
         raise Unreachable("the agent ended its event stream")
+
+    async def exec(self, task_id: str, request: ExecRequest) -> ExecSession:
+        """Starts a program beside a running task; AgentRefused (409) when the task does not run."""
+        return ExecSession(*await self._upgrade(f"/v1/tasks/{task_id}/exec", request.to_json()))
+
+    async def connect(self, task_id: str, request: ConnectRequest) -> tuple[Any, Any]:
+        """(reader, writer) of a connection into a running task's network; each direction ends on its own.
+
+        AgentRefused: 409 when the task does not run, 502 when nothing listens there.
+        """
+        return await self._upgrade(f"/v1/tasks/{task_id}/connect", request.to_json())
+
+    async def connect_protocol(
+        self, task_id: str, request: ConnectRequest, protocol: asyncio.Protocol
+    ) -> asyncio.Transport:
+        """The same for a protocol, which gets the bytes as they come: the quick way. Returns its transport.
+
+        `protocol.connection_made` is called before this returns; flow is held by `pause_reading` of the transport
+        and `pause_writing` of the protocol; `eof_received` has to return True where the other direction goes on.
+        """
+        path = f"/v1/tasks/{task_id}/connect"
+        asking = upgrade_request(path, request.to_json())
+        async with _told(f"POST {path}"), timeout(UPGRADE_SECONDS):
+            handshake = await self._dial(lambda: Handshake(asking))
+            try:
+                status, body = await handshake.answer
+                if status != 101:
+                    raise _refusal(status, body)
+            except BaseException:
+                handshake.close()
+                raise
+        return handshake.hand_over(protocol)
+
+    async def _upgrade(self, path: str, body: dict[str, Any]) -> tuple[Any, Any]:
+        async with _told(f"POST {path}"), timeout(UPGRADE_SECONDS):
+            reader, writer = await self._connect()
+            try:
+                writer.write(upgrade_request(path, body))
+                await writer.drain()
+                connection = _Connection(reader, writer)
+                head = await connection.read_head()
+                if head.status != 101:
+                    raise _refusal(head.status, await connection.read_body())
+            except BaseException:
+                writer.close()
+                raise
+        return reader, writer
 
     async def close(self) -> None:
         """Closes the kept connections; streams end with whoever reads them."""
@@ -289,8 +369,12 @@ async def _result(connection: _Connection, head: _Head) -> Any:
     body = await connection.read_body()
     if head.status < 300:
         return _json(body) if body else {}
-    message = str(_json(body).get("error") or f"the agent answered with status {head.status}")
-    raise (TaskUnknown if head.status == 404 else AgentRefused)(head.status, message)
+    raise _refusal(head.status, body)
+
+
+def _refusal(status: int, body: bytes) -> AgentRefused:
+    message = str(_json(body).get("error") or f"the agent answered with status {status}")
+    return (TaskUnknown if status == 404 else AgentRefused)(status, message)
 
 
 def _json(data: bytes) -> Any:
