@@ -36,10 +36,20 @@ def test_two_servers_share_200_runs_and_one_is_killed_midway(
         if number == RUNS // 2:
             first.kill()
 
-    wait_for("all runs to end", lambda: not second.has_active_runs(), timeout=180)
+    try:
+        wait_for("all runs to end", lambda: not second.has_active_runs(), timeout=180)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{_unfinished(second)}\n{second.output[-20_000:]}") from error
     runs = {run["run_spec"]["run_name"]: run["status"] for run in second.list_runs()}
     assert set(runs) == set(names)
     assert Counter(runs.values()) == {"done": RUNS}
     starts = simulator.starts()
     assert len(starts) == RUNS
     assert set(starts.values()) == {1}
+
+
+def _unfinished(server: ServerProcess) -> str:
+    """What stands still, for the message of a failure."""
+    active = [run for run in server.list_runs() if run["status"] not in ("done", "failed", "terminated")]
+    submissions = [job["job_submissions"][-1] for run in active for job in run["jobs"]]
+    return "\n".join(str(submission) for submission in submissions[:20])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from tests.fixtures.rows import user_row
 
 from dstack.server.db.engine import Database, wake
-from dstack.server.db.errors import DatabaseBusy, DatabaseError, DatabaseUnreachable
+from dstack.server.db.errors import DatabaseBusy, DatabaseConflict, DatabaseError, DatabaseUnreachable
 from dstack.server.db.tables import UserRow
 from dstack.server.guards import InsideTransaction, assert_no_transaction
 from dstack.server.wakeups import Wakeups
@@ -63,6 +64,29 @@ async def test_many_writers_all_get_their_turn(database: Database) -> None:
     await asyncio.gather(*(write(number) for number in range(50)))
     async with database.session() as session:
         assert await session.scalar(select(func.count()).select_from(UserRow)) == 50
+
+
+async def test_a_deadlock_ends_as_a_conflict_for_one_and_goes_unnoticed_for_the_other(postgres_url: str) -> None:
+    database = await Database.open(postgres_url)
+    rows = [user_row("one"), user_row("two")]
+    async with database.transaction() as session:
+        session.add_all(rows)
+    ids = [row.id for row in rows]
+    holders: list[UUID] = []
+    both_hold = asyncio.Event()
+
+    async def write(first: UUID, second: UUID) -> None:
+        async with database.transaction() as session:
+            await session.execute(update(UserRow).where(UserRow.id == first).values(email="a"))
+            holders.append(first)
+            if len(holders) == len(ids):
+                both_hold.set()
+            await both_hold.wait()
+            await session.execute(update(UserRow).where(UserRow.id == second).values(email="b"))
+
+    ends = await asyncio.gather(write(*ids), write(*reversed(ids)), return_exceptions=True)
+    await database.close()
+    assert [type(end) for end in ends if end] == [DatabaseConflict]
 
 
 async def test_a_cancelled_writer_leaves_the_database_usable(database: Database) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from dstack.server.db import schema, sqlite
@@ -129,7 +130,7 @@ class Database:
     async def _connecting(self) -> AsyncIterator[None]:
         try:
             yield
-        except (DBAPIError, OSError, asyncio.TimeoutError) as error:
+        except (DBAPIError, OSError, asyncio.TimeoutError, NoFreeConnection) as error:
             raise unreachable(error, self._where) from error
         except Exception as error:
             # asyncpg raises its own kind while connecting (wrong password, no such database).

@@ -17,6 +17,10 @@ class DatabaseBusy(DatabaseError):
     """Another process holds the database file."""
 
 
+class DatabaseConflict(DatabaseError):
+    """PostgreSQL ended a transaction for the sake of another one (a deadlock). It wrote nothing; repeat it."""
+
+
 class DatabaseFull(DatabaseError):
     """No space is left where the database lives."""
 
@@ -28,6 +32,8 @@ class DatabaseUnreachable(DatabaseError):
 _FULL = ("database or disk is full", "no space left on device", "could not extend file")
 _BUSY = ("database is locked", "database table is locked")
 _READ_ONLY = ("readonly database", "read-only transaction", "unable to open database file")
+_CONFLICTS = ("40001", "40P01", "55P03")
+"""SQLSTATEs: serialization failure, deadlock detected, lock not available."""
 _LOST = ("connection was closed", "connection is closed", "terminating connection", "server closed the connection")
 
 
@@ -45,6 +51,8 @@ def translate(error: BaseException, where: str) -> DatabaseError | None:
         return DatabaseBusy(f"The database {where} is locked by another process; stop that one first. ({first})")
     if any(part in low for part in _READ_ONLY):
         return DatabaseError(f"The database {where} cannot be written; check its permissions. ({first})")
+    if getattr(getattr(error, "orig", None), "sqlstate", None) in _CONFLICTS:
+        return DatabaseConflict(f"Somebody else changed the same rows of the database {where}. ({first})")
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or any(part in low for part in _LOST):
         return DatabaseUnreachable(f"The connection to the database {where} was lost. ({first})")

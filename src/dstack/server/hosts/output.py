@@ -7,16 +7,18 @@ import logging
 from uuid import UUID
 
 from dstack.agent import protocol
-from dstack.core.errors import AgentError, DstackError, HostError, StoreError
+from dstack.core.errors import DstackError, HostError, StoreError
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import watching
-from dstack.server.hosts.agent_client import AgentClient
+from dstack.server.hosts.agent_client import AgentClient, AgentRefused, TaskUnknown
 from dstack.server.hosts.sink import LogSink
 
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.2
 LAST_RETRY_S = 10.0
+LOG_DROPPED = 410
+"""The agent's answer to an offset before which it has dropped the log."""
 ACKNOWLEDGE_EVERY_BYTES = 4 * 1024 * 1024
 
 
@@ -29,6 +31,8 @@ class OutputFollower:
         self._database = database
         self._sink = sink
         self._told_error: str | None = None
+        self._begin = 0
+        """What the host has dropped before cannot be had, whatever the store has of it."""
 
     @property
     def _key(self) -> tuple[str, str, UUID]:
@@ -41,28 +45,36 @@ class OutputFollower:
             try:
                 if await self._store_all():
                     return
-            except AgentError as error:
+            except TaskUnknown as error:
                 logger.debug("job=%s output ended: %s", self._job.id, error.detail)
                 return
             except HostError as error:
                 logger.debug("job=%s output interrupted: %s", self._job.id, error.detail)
             except DstackError as error:
                 logger.warning("job=%s output interrupted: %s", self._job.id, error.detail)
+            except Exception:
+                logger.exception("job=%s output interrupted", self._job.id)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_RETRY_S)
 
     async def _store_all(self) -> bool:
-        """False when the store refuses; the database, which is told so, may itself be away."""
+        """False when it has to be tried again: the store refuses, or misses what the host has dropped."""
         try:
             await self._follow()
         except StoreError as error:
             await self._tell_error(str(error))
             return False
+        except AgentRefused as error:
+            if error.status != LOG_DROPPED:
+                raise
+            logger.warning("job=%s some of its output is lost: %s", self._job.id, error.detail)
+            self._begin = (await self._client.get_task(str(self._job.id))).log_start
+            return False
         await self._tell_stored()
         return True
 
     async def _follow(self) -> None:
-        position = acknowledged = await self._sink.position(*self._key)
+        position = acknowledged = max(self._begin, await self._sink.position(*self._key))
         async for data, end in self._client.follow_logs(str(self._job.id), position):
             frames = [(timestamp, payload) for timestamp, payload, _ in protocol.iter_frames(data)]
             await self._sink.append(*self._key, frames, end)

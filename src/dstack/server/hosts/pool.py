@@ -52,6 +52,8 @@ class WatcherPool:
                 self._apply({instance.id: instance.address for instance in await self._find()})
             except DstackError as error:
                 logger.warning("watchers: %s", error.detail)
+            except Exception:
+                logger.exception("watchers: a look at the hosts failed")
             await self._wait()
 
     async def _wait(self) -> None:

@@ -63,18 +63,21 @@ class HostWatcher:
                     await self._lose_contact()
                 except DstackError as error:
                     logger.warning("instance=%s %s", self._instance_id, error.detail)
+                except Exception:
+                    logger.exception("instance=%s watching failed", self._instance_id)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_RETRY_S)
         finally:
             await self._end_followers()
 
     async def _meet(self) -> None:
-        """Learns who answers, and which tasks the host no longer knows."""
+        """Learns who answers, and which tasks the host no longer knows: of those that it knew before we ask."""
         info = await self._client.info()
+        async with self._context.database.session() as session:
+            jobs = await watching.list_live_jobs(session, self._instance_id)
         known = {UUID(task.id) for task in await self._client.list_tasks()}
         async with self._context.database.transaction() as session:
             await watching.record_contact(session, self._instance_id, json.dumps(info.to_json()))
-            jobs = await watching.list_live_jobs(session, self._instance_id)
             lost = {job.id: _lost(job) for job in jobs if job.id not in known and _was_alive(job)}
             await watching.record_task_states(session, lost)
             for id in lost:

@@ -89,3 +89,5 @@ class Leases:
                         await reconciled.renew(session, table, tokens, self._seconds)
                 except DatabaseError as error:
                     logger.warning("Leases could not be renewed: %s", error)
+                except Exception:
+                    logger.exception("Leases could not be renewed")

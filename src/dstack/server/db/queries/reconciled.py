@@ -64,8 +64,10 @@ def _head(row: Row[str, int, int, datetime | None], token: UUID | None = None) -
 
 
 async def renew(session: AsyncSession, table: Table, tokens: Sequence[UUID], seconds: float) -> None:
-    statement = update(table).where(table.c.lease_token.in_(tokens)).values(lease_until=_db_in(seconds))
-    await session.execute(statement)
+    """But for rows that are being changed at this moment: waiting for several in turn invites deadlocks."""
+    held = table.c.lease_token.in_(tokens)
+    ids = select(table.c.id).where(held).with_for_update(skip_locked=True, key_share=True)
+    await session.execute(update(table).where(table.c.id.in_(ids)).values(lease_until=_db_in(seconds)))
 
 
 async def release(session: AsyncSession, table: Table, id: UUID, token: UUID) -> None:

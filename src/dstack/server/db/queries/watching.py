@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, CursorResult, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.instances import InstanceStatus
@@ -51,18 +51,19 @@ async def claim_instances(
     """Renews what `owner` watches and takes over what nobody does; answers all that it may watch until then."""
     mine = InstanceRow.watcher == owner
     free = or_(InstanceRow.watcher.is_(None), InstanceRow.watcher_until < now)
-    await session.execute(update(InstanceRow).where(*_is_watched(), mine).values(watcher_until=until))
-    takeable = (
-        select(InstanceRow.id)
-        .where(*_is_watched(), free)
-        .limit(limit)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
+    renewable = _unlocked(select(InstanceRow.id).where(*_is_watched(), mine))
+    await session.execute(update(InstanceRow).where(InstanceRow.id.in_(renewable)).values(watcher_until=until))
+    takeable = _unlocked(select(InstanceRow.id).where(*_is_watched(), free).limit(limit))
     await session.execute(
         update(InstanceRow).where(InstanceRow.id.in_(takeable)).values(watcher=owner, watcher_until=until)
     )
     rows = await session.execute(select(InstanceRow.id, InstanceRow.address).where(*_is_watched(), mine))
     return [WatchedInstance(id, address) for id, address in rows if address is not None]
+
+
+def _unlocked(rows: Select[UUID]) -> Select[UUID]:
+    """Those that no other transaction is changing: waiting for several rows in turn invites deadlocks."""
+    return rows.with_for_update(skip_locked=True, key_share=True)
 
 
 async def release_instances(session: AsyncSession, owner: str) -> None:
