@@ -256,10 +256,10 @@ class Agent:
         try:
             while True:
                 waiter.clear()
-                for task in self.tasks.changed_after(after):
-                    if task.state.seq > after:
-                        after = task.state.seq
-                        yield _line(Event("task", after, task.full_state().to_json()))
+                for seq, task in self.tasks.changed_after(after):
+                    after = seq
+                    if task.state.seq == seq:  # else it has changed meanwhile, and the next round tells of it
+                        yield _line(Event("task", seq, task.full_state().to_json()))
                 if not waiter.is_set() and not await _is_set(waiter, PING_SECONDS):
                     yield _line(Event("ping", self.tasks.seq))
         finally:

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from dstack.agent import logs
 from dstack.agent.files import read_json, remove, sync_folder, write_json
@@ -245,13 +245,13 @@ class Tasks:
     def unsubscribe(self, waiter: asyncio.Event) -> None:
         self._waiters.discard(waiter)
 
-    def changed_after(self, seq: int) -> List[Task]:
-        """Tasks whose newest state is younger than `seq`, oldest change first."""
-        changed: List[Task] = []
+    def changed_after(self, seq: int) -> List[Tuple[int, Task]]:
+        """Tasks whose newest state is younger than `seq`, each with the number of that state, oldest first."""
+        changed: List[Tuple[int, Task]] = []
         for number in reversed(self._by_seq):
             if number <= seq:
                 break
-            changed.append(self._by_seq[number])
+            changed.append((number, self._by_seq[number]))
         return changed[::-1]
 
 
