@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dstack.api.rest.backends import BackendsApi
 from dstack.api.rest.connection import Connection
 from dstack.api.rest.fleets import FleetsApi
+from dstack.api.rest.gateways import GatewaysApi
+from dstack.api.rest.instances import InstancesApi
 from dstack.api.rest.logs import LogsApi
 from dstack.api.rest.metrics import MetricsApi
-from dstack.api.rest.projects import EventsApi, ProjectsApi, SecretsApi, UsersApi
+from dstack.api.rest.projects import EventsApi, ProjectsApi, SecretsApi, ServerApi, TemplatesApi
 from dstack.api.rest.repos import FilesApi, ReposApi
 from dstack.api.rest.runs import RunsApi
+from dstack.api.rest.sharing import ExportsApi, ImportsApi
 from dstack.api.rest.tokens import TokensApi
+from dstack.api.rest.users import AuthApi, PublicKeysApi, UsersApi
+from dstack.api.rest.volumes import VolumesApi
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,6 +44,16 @@ class RestClient:
         self.events = EventsApi(self.connection)
         self.repos = ReposApi(self.connection)
         self.files = FilesApi(self.connection)
+        self.volumes = VolumesApi(self.connection)
+        self.gateways = GatewaysApi(self.connection)
+        self.exports = ExportsApi(self.connection)
+        self.imports = ImportsApi(self.connection)
+        self.instances = InstancesApi(self.connection)
+        self.backends = BackendsApi(self.connection)
+        self.public_keys = PublicKeysApi(self.connection)
+        self.auth = AuthApi(self.connection)
+        self.templates = TemplatesApi(self.connection)
+        self.server = ServerApi(self.connection)
 
     def __enter__(self) -> Self:
         return self

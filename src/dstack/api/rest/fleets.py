@@ -24,6 +24,11 @@ class FleetsApi:
         )
         return fleets
 
+    def list_page(self, **fields: Any) -> Documents:
+        """A page of the fleets of all the user's projects; the fields are those of the call."""
+        fleets: Documents = self._connection.post("/api/fleets/list", fields)
+        return fleets
+
     def get(self, project: str, *, name: str | None = None, fleet_id: str | None = None) -> Document:
         """The fleet of that name or id. Raises `ResourceNotExists`."""
         body = {"name": name} if fleet_id is None else {"name": name, "id": fleet_id}

@@ -1,4 +1,4 @@
-"""Projects, users, secrets and events."""
+"""Projects, their secrets, events and templates; what the server is."""
 
 from __future__ import annotations
 
@@ -22,17 +22,78 @@ class ProjectsApi:
         project: Document = self._connection.post(f"/api/projects/{name}/get")
         return project
 
+    def list(self, **fields: Any) -> Documents:
+        """A page of the projects that the user may see; the fields are those of the call."""
+        projects: Documents = self._connection.post("/api/projects/list", fields or None)
+        return projects
 
-class UsersApi:
-    """`/api/users/*`."""
+    def list_without_fleets(self) -> Documents:
+        """The user's projects in which nothing could run yet."""
+        projects: Documents = self._connection.post("/api/projects/list_only_no_fleets")
+        return projects
+
+    def create(self, name: str, *, is_public: bool = False, templates_repo: str | None = None) -> Document:
+        """A new project of the user. Raises `ResourceExists`."""
+        body = {"project_name": name, "is_public": is_public, "templates_repo": templates_repo}
+        project: Document = self._connection.post("/api/projects/create", body)
+        return project
+
+    def update(self, name: str, **changes: Any) -> Document:
+        """Changes `is_public` or `templates_repo`."""
+        project: Document = self._connection.post(f"/api/projects/{name}/update", changes)
+        return project
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Removes projects; refused while something runs in one."""
+        self._connection.post("/api/projects/delete", {"projects_names": [*names]})
+
+    def set_members(self, name: str, roles: Mapping[str, str]) -> Document:
+        """Makes these all the members: user name to `admin`, `manager` or `user`."""
+        return self._change_members(name, "set_members", {"members": _members(roles)})
+
+    def add_members(self, name: str, roles: Mapping[str, str]) -> Document:
+        """Adds members, or gives present ones other roles."""
+        return self._change_members(name, "add_members", {"members": _members(roles)})
+
+    def remove_members(self, name: str, usernames: Sequence[str]) -> Document:
+        """Removes members."""
+        return self._change_members(name, "remove_members", {"usernames": [*usernames]})
+
+    def _change_members(self, name: str, verb: str, body: Document) -> Document:
+        project: Document = self._connection.post(f"/api/projects/{name}/{verb}", body)
+        return project
+
+
+def _members(roles: Mapping[str, str]) -> Documents:
+    return [{"username": username, "project_role": role} for username, role in roles.items()]
+
+
+class TemplatesApi:
+    """`/api/project/{project}/templates/*`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def get_my_user(self) -> Document:
-        """The user whose token is used."""
-        user: Document = self._connection.post("/api/users/get_my_user")
-        return user
+    def list(self, project: str) -> Documents:
+        """Of the project's repository of templates, or else of the server's."""
+        templates: Documents = self._connection.post(f"/api/project/{project}/templates/list")
+        return templates
+
+
+class ServerApi:
+    """`/api/server/*`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get_info(self) -> Document:
+        """`server_version`, null for a development version. Needs no token."""
+        info: Document = self._connection.post("/api/server/get_info")
+        return info
+
+    def is_healthy(self) -> bool:
+        """Whether the server answers that it is running. Needs no token."""
+        return bool(self._connection.get("/healthcheck")["status"] == "running")
 
 
 class SecretsApi:

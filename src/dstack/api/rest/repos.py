@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from dstack.api.rest.connection import Connection
 
 Document = dict[str, Any]
+Documents = list[Document]
 
 
 class ReposApi:
@@ -28,6 +30,15 @@ class ReposApi:
         repo: Document = self._connection.post(f"/api/project/{project}/repos/get", body)
         return repo
 
+    def list(self, project: str) -> Documents:
+        """The repositories that the project knows."""
+        repos: Documents = self._connection.post(f"/api/project/{project}/repos/list")
+        return repos
+
+    def delete(self, project: str, repo_ids: Sequence[str]) -> None:
+        """Forgets repositories and the credentials for them."""
+        self._connection.post(f"/api/project/{project}/repos/delete", {"repos_ids": [*repo_ids]})
+
     def upload_code(self, project: str, repo_id: str, diff: bytes) -> str:
         """Stores a diff; returns its SHA-256, the `repo_code_hash` of a run."""
         digest = hashlib.sha256(diff).hexdigest()
@@ -46,3 +57,8 @@ class FilesApi:
         """Stores a tar archive; returns its id."""
         answer = self._connection.upload("/api/files/upload_archive", hashlib.sha256(content).hexdigest(), content)
         return str(answer["id"])
+
+    def find_archive(self, digest: str) -> Document:
+        """The user's archive with that SHA-256. Raises `ResourceNotExists`."""
+        archive: Document = self._connection.post("/api/files/get_archive_by_hash", {"hash": digest})
+        return archive
