@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dstack.core.fleets import Fleet, FleetSpec
+from dstack.core.gateways import Gateway, GatewaySpec
 from dstack.core.runs import Run, RunSpec
 
 Document = dict[str, Any]
@@ -40,6 +41,26 @@ def dump_fleet_spec(spec: FleetSpec) -> Document:
 def dump_current_fleet(fleet: Fleet) -> Document:
     """The fleet that a plan showed, to send back with it."""
     return fleet.model_dump(mode="json", exclude={"spec": {"autocreated"}})
+
+
+def dump_gateway_spec(spec: GatewaySpec) -> Document:
+    """The spec to plan with and to apply."""
+    document = spec.model_dump(mode="json")
+    _trim_gateway(document["configuration"])
+    return document
+
+
+def dump_current_gateway(gateway: Gateway) -> Document:
+    """The gateway that a plan showed, to send back with it."""
+    document = gateway.model_dump(mode="json", exclude={"backend", "region"})
+    _trim_gateway(document["configuration"])
+    return document
+
+
+def _trim_gateway(configuration: Document) -> None:
+    for name in ("default", "load_balancer"):
+        if configuration[name] is None:
+            del configuration[name]
 
 
 def _trim_run_spec(spec: Document) -> None:

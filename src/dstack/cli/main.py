@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from dstack import __version__
+from dstack.cli.completers import completes
 from dstack.cli.registry import COMMANDS, Command, find_command
 from dstack.core.errors import DstackError
 
@@ -102,9 +103,10 @@ def complete_words() -> None:
 
 def _fill(subparser: argparse.ArgumentParser, command: Command) -> None:
     if command.has_project:
-        subparser.add_argument(
+        project = subparser.add_argument(
             "--project", metavar="NAME", help="The project (default: $DSTACK_PROJECT, then the file's)"
         )
+        completes(project, "projects")
     importlib.import_module(command.module).register(subparser)
 
 

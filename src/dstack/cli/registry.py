@@ -22,8 +22,12 @@ COMMANDS = (
     Command("completion", "dstack.cli.commands.completion", "Print a shell completion script", has_project=False),
     Command("delete", "dstack.cli.commands.delete", "Delete what a configuration made", aliases=("destroy",)),
     Command("event", "dstack.cli.commands.event", "Show what happened"),
+    Command("export", "dstack.cli.commands.export", "Share fleets and gateways with other projects"),
     Command("fleet", "dstack.cli.commands.fleet", "Show and delete fleets"),
+    Command("gateway", "dstack.cli.commands.gateway", "Show, change and delete gateways"),
+    Command("import", "dstack.cli.commands.imports", "Show what other projects share with this one"),
     Command("init", "dstack.cli.commands.init", "Make a Git repository known to the project"),
+    Command("login", "dstack.cli.commands.login", "Log in to a server in the browser", has_project=False),
     Command("logs", "dstack.cli.commands.logs", "Show the logs of a run"),
     Command("metrics", "dstack.cli.commands.metrics", "Show what the jobs of a run use"),
     Command("offer", "dstack.cli.commands.offer", "Show what compute is on offer"),
@@ -34,6 +38,7 @@ COMMANDS = (
     Command("server", "dstack.cli.commands.server", "Start a server", has_project=False),
     Command("stop", "dstack.cli.commands.stop", "Stop a run"),
     Command("token", "dstack.cli.commands.token", "Manage your named tokens"),
+    Command("volume", "dstack.cli.commands.volume", "Show and delete volumes"),
 )
 
 

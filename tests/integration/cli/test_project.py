@@ -60,8 +60,8 @@ def test_set_default_and_delete(cli: Cli) -> None:
         1,
         "There is no project 'nope' on file: see `dstack project list`\n",
     )
-    assert cli("project", "delete", "--name", "nope") == (0, "There is no project nope on file.\n")
-    assert cli("project", "delete", "--name", "main") == (0, "Project main is no longer on file.\n")
+    assert cli("project", "delete", "--name", "nope", "-y") == (0, "There is no project nope on file.\n")
+    assert cli("project", "delete", "--name", "main", "-y") == (0, "Project main is no longer on file.\n")
     status, out = cli("ps")
     assert (status, out.splitlines()) == (
         1,

@@ -42,6 +42,11 @@ def configure_fleet(configuration: FleetConfiguration, args: argparse.Namespace)
     return changed
 
 
+def rename(configuration: M, name: str | None) -> M:
+    """The configuration, with another name if one is given."""
+    return configuration if name is None else configuration.model_copy(update={"name": name})
+
+
 def resolve_env(
     env: Mapping[str, str | EnvSentinel], flags: list[str], environ: Mapping[str, str]
 ) -> dict[str, str | EnvSentinel]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dstack.cli.files import ConfigurationFile
 
 RUN_TYPES = ("task", "dev-environment", "service")
-TYPES = (*RUN_TYPES, "fleet")
+TYPES = (*RUN_TYPES, "fleet", "gateway", "volume")
 MAX_OFFERS = 3
 STDIN = "-"
 
@@ -43,6 +43,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 def add_type_arguments(parser: argparse.ArgumentParser, kind: str | None) -> None:
     """Adds the flags that fit a type of configuration; all of them for None."""
     parser.add_argument("-n", "--name", help="The resource's name")
+    if kind in ("gateway", "volume"):
+        return
     parser.add_argument(
         "-e", "--env", action="append", metavar="KEY[=VALUE]", help="A variable; KEY copies yours (repeatable)"
     )
@@ -72,8 +74,6 @@ def run(args: argparse.Namespace) -> int:
 
     file = load_configuration(args.file)
     kind = str(getattr(file.configuration, "type", ""))
-    if kind not in TYPES:
-        raise CliError(f"A {kind} cannot be applied; what can: {', '.join(TYPES)}")
     _check_flags(args, kind)
     return _apply(connect(args), file, kind, args)
 
@@ -83,6 +83,14 @@ def _apply(context: Context, file: ConfigurationFile, kind: str, args: argparse.
         from dstack.cli.applying.fleets import apply_fleet
 
         return apply_fleet(context, file, args)
+    if kind == "gateway":
+        from dstack.cli.applying.gateways import apply_gateway
+
+        return apply_gateway(context, file, args)
+    if kind == "volume":
+        from dstack.cli.applying.volumes import apply_volume
+
+        return apply_volume(context, file, args)
     from dstack.cli.applying.attached import follow_run
     from dstack.cli.applying.runs import submit_run
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
-from dstack.cli.context import connect
+from dstack.cli.context import Context, connect
 from dstack.cli.errors import CliError
 from dstack.cli.output.prompts import confirm
-from dstack.cli.waiting import delete_fleet
+from dstack.cli.waiting import delete_fleet, delete_gateway, delete_volume
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -26,17 +28,32 @@ def run(args: argparse.Namespace) -> int:
     name, kind = configuration.name, str(getattr(configuration, "type", ""))
     if name is None:
         raise CliError("The configuration has no 'name', so nothing can be told to be its own")
-    if kind in ("gateway", "volume"):
-        raise CliError(f"A {kind} cannot be deleted by its configuration")
     context = connect(args)
-    find = context.rest.fleets.get if kind == "fleet" else context.rest.runs.get
-    find(context.project, name=name)
-    what = f"the {'fleet' if kind == 'fleet' else 'run'} {name}"
-    if not (args.yes or confirm(f"Delete {what}?")):
-        return 0
-    if kind == "fleet":
-        delete_fleet(context, name)
-    else:
-        context.rest.runs.delete(context.project, [name])
-    print(f"Deleted {what}.")
+    _find(context, kind, name)
+    what = f"the {kind if kind in DELETE else 'run'} {name}"
+    if args.yes or confirm(f"Delete {what}?"):
+        DELETE.get(kind, _delete_run)(context, name)
+        print(f"Deleted {what}.")
     return 0
+
+
+def _find(context: Context, kind: str, name: str) -> dict[str, Any]:
+    """Raises ResourceNotExists."""
+    if kind == "volume":
+        return context.rest.volumes.get(context.project, name)
+    if kind == "gateway":
+        return context.rest.gateways.get(context.project, name)
+    find = context.rest.fleets.get if kind == "fleet" else context.rest.runs.get
+    return find(context.project, name=name)
+
+
+def _delete_run(context: Context, name: str) -> None:
+    context.rest.runs.delete(context.project, [name])
+
+
+DELETE: dict[str, Callable[[Context, str], None]] = {
+    "fleet": delete_fleet,
+    "gateway": delete_gateway,
+    "volume": delete_volume,
+}
+"""By type of configuration; all others are of runs."""

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from dstack.cli.arguments import parse_since
+from dstack.cli.completers import completes
 from dstack.cli.context import Context, connect
 from dstack.cli.errors import CliError
 from dstack.cli.output.live import POLL_INTERVAL
 from dstack.cli.output.values import parse_time
 
 PAGE = 100
-TYPES = ("project", "user", "fleet", "instance", "run", "job", "volume", "gateway", "secret")
+TYPES = (
+    *("project", "user", "fleet", "instance", "run", "job"),
+    *("volume", "gateway", "gateway-replica", "secret", "preset"),
+)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -36,20 +40,24 @@ def _add_arguments(parser: argparse.ArgumentParser, *, default: str | None) -> N
         help="A duration or time (default: the last 100)",
     )
     for kind in ("fleet", "run", "volume", "gateway", "secret"):
-        _add_names(parser, f"--target-{kind}", f"Only events about this {kind}", default)
-    for kind in ("fleet", "run"):
-        _add_names(parser, f"--within-{kind}", f"Only events about this {kind} and what is in it", default)
+        _add_names(parser, "target", kind, f"Only events about this {kind}", default)
+    for kind in ("fleet", "run", "gateway"):
+        _add_names(parser, "within", kind, f"Only events about this {kind} and what is in it", default)
     parser.add_argument(
         "--include-target-type",
         action="append",
         choices=TYPES,
+        metavar="TYPE",
         default=default,
-        help="Only events about this type",
+        help=f"Only events about this type: {', '.join(TYPES)} (repeatable)",
     )
 
 
-def _add_names(parser: argparse.ArgumentParser, flag: str, text: str, default: str | None) -> None:
-    parser.add_argument(flag, action="append", metavar="NAME", default=default, help=f"{text} (repeatable)")
+def _add_names(parser: argparse.ArgumentParser, how: str, kind: str, text: str, default: str | None) -> None:
+    names = parser.add_argument(
+        f"--{how}-{kind}", action="append", metavar="NAME", default=default, help=f"{text} (repeatable)"
+    )
+    completes(names, f"{kind}s")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,6 +115,8 @@ def _filters(context: Context, args: argparse.Namespace) -> dict[str, Any]:
         "within_runs": _run_ids(context, args.within_run),
         "include_target_types": args.include_target_type,
     }
+    if args.within_gateway:
+        filters["within_gateways"] = _listed_ids(context, "gateways", args.within_gateway)
     if all(value is None for key, value in filters.items() if key != "include_target_types"):
         filters["within_projects"] = [context.rest.projects.get(context.project)["project_id"]]
     return filters
@@ -127,7 +137,7 @@ def _secret_ids(context: Context, names: list[str] | None) -> list[str] | None:
 def _listed_ids(context: Context, kind: str, names: list[str] | None) -> list[str] | None:
     if not names:
         return None
-    listed = context.rest.connection.post(f"/api/project/{context.project}/{kind}/list")
+    listed = getattr(context.rest, kind).list(context.project)
     ids = {item["name"]: item["id"] for item in listed}
     for name in names:
         if name not in ids:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from dstack.cli.commands.run import add_get_arguments, check_get_arguments
+from dstack.cli.commands.volume import add_list_arguments
+from dstack.cli.completers import completes
 from dstack.cli.context import Context, connect
 from dstack.cli.output.fleets import fleet_headers, fleet_rows
-from dstack.cli.output.live import LiveText, wait_a_while
+from dstack.cli.output.live import show
 from dstack.cli.output.prompts import confirm
 from dstack.cli.output.tables import print_table
 from dstack.cli.output.values import now_utc
@@ -18,12 +19,12 @@ from dstack.cli.waiting import delete_fleet
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    _add_list_arguments(parser, default=False)
+    add_list_arguments(parser, default=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    _add_list_arguments(actions.add_parser("list", help="Show fleets"), default=argparse.SUPPRESS)
+    add_list_arguments(actions.add_parser("list", help="Show fleets"), default=argparse.SUPPRESS)
     add_get_arguments(actions.add_parser("get", help="Show a fleet"), "fleet")
     delete = actions.add_parser("delete", help="Delete a fleet or some of its instances")
-    delete.add_argument("name", metavar="NAME", help="The fleet")
+    completes(delete.add_argument("name", metavar="NAME", help="The fleet"), "fleets")
     delete.add_argument(
         "-i",
         "--instance",
@@ -36,11 +37,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     delete.add_argument("-y", "--yes", action="store_true", help="Do not ask")
 
 
-def _add_list_arguments(parser: argparse.ArgumentParser, *, default: bool | str) -> None:
-    parser.add_argument("-w", "--watch", action="store_true", default=default, help="Go on showing, as it changes")
-    parser.add_argument("-v", "--verbose", action="store_true", default=default, help="Show more columns")
-
-
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     actions = {"get": _get, "delete": _delete}
@@ -49,14 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     context = connect(args)
-    if not args.watch:
-        _print_fleets(context, verbose=args.verbose)
-        return 0
-    live = LiveText(sys.stdout)
-    while True:
-        with live.redrawn():
-            _print_fleets(context, verbose=args.verbose)
-        wait_a_while()
+    show(lambda: _print_fleets(context, verbose=args.verbose), watch=args.watch)
+    return 0
 
 
 def _print_fleets(context: Context, *, verbose: bool) -> None:

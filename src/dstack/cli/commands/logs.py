@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from dstack.cli.arguments import parse_since
+from dstack.cli.completers import completes
 from dstack.cli.context import connect
 from dstack.cli.errors import CliError
 from dstack.cli.following import copy_log, print_stored_log
@@ -16,7 +17,7 @@ Document = dict[str, Any]
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("run_name", metavar="RUN", help="The run")
+    completes(parser.add_argument("run_name", metavar="RUN", help="The run"), "runs")
     parser.add_argument("-d", "--diagnose", action="store_true", help="Show the agent's own log of the job")
     parser.add_argument("-f", "--follow", action="store_true", help="Go on until the job is over")
     parser.add_argument("--replica", type=int, default=0, metavar="N", help="The replica (default: 0)")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
+from dstack.cli.completers import completes
 from dstack.cli.context import Context, connect
 from dstack.cli.errors import CliError
-from dstack.cli.output.live import LiveText, wait_a_while
+from dstack.cli.output.live import show
 from dstack.cli.output.metrics import HEADERS, job_rows
 from dstack.cli.output.tables import print_table
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("run_name", metavar="RUN", help="The run")
+    completes(parser.add_argument("run_name", metavar="RUN", help="The run"), "runs")
     parser.add_argument("-w", "--watch", action="store_true", help="Go on showing, as it changes")
     parser.add_argument("--replica", type=int, metavar="N", help="Only this replica (default: all)")
     parser.add_argument("--job", type=int, metavar="N", help="Only this job of each replica (default: all)")
@@ -24,14 +24,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     context = connect(args)
-    if not args.watch:
-        print_table(HEADERS, _rows(context, args), keep=HEADERS)
-        return 0
-    live = LiveText(sys.stdout)
-    while True:
-        with live.redrawn():
-            print_table(HEADERS, _rows(context, args), keep=HEADERS)
-        wait_a_while()
+    show(lambda: print_table(HEADERS, _rows(context, args), keep=HEADERS), watch=args.watch)
+    return 0
 
 
 def _rows(context: Context, args: argparse.Namespace) -> list[list[str]]:

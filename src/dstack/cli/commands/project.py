@@ -6,6 +6,7 @@ import argparse
 
 from dstack.api.config import ConfigFile, Project
 from dstack.api.rest.client import RestClient
+from dstack.cli.completers import completes
 from dstack.cli.errors import CliError
 from dstack.cli.output.prompts import confirm
 from dstack.cli.output.tables import print_table
@@ -22,9 +23,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     _register_add(actions.add_parser("add", help="Add or change a project"))
     delete = actions.add_parser("delete", help="Forget a project")
-    delete.add_argument("--name", required=True, help="The project")
+    completes(delete.add_argument("--name", required=True, help="The project"), "projects")
+    delete.add_argument("-y", "--yes", action="store_true", help="Do not ask")
     default = actions.add_parser("set-default", help="Choose the default project")
-    default.add_argument("name", metavar="NAME", help="The project")
+    completes(default.add_argument("name", metavar="NAME", help="The project"), "projects")
 
 
 def _register_add(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,8 @@ def _delete(args: argparse.Namespace) -> None:
     file = ConfigFile()
     if file.find(args.name) is None:
         print(f"There is no project {args.name} on file.")
+        return
+    if not (args.yes or confirm(f"Forget the project {args.name} and its token?")):
         return
     file.remove(args.name)
     file.save()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from dstack.cli.completers import completes
 from dstack.cli.context import connect
 from dstack.cli.errors import CliError
 
@@ -16,10 +17,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     add_get_arguments(get, "run")
 
 
-def add_get_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Adds the arguments of showing one object by name or id."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help=f"The {kind}")
-    parser.add_argument("--id", metavar="UUID", help=f"The {kind}'s id, instead of its name")
+def add_get_arguments(parser: argparse.ArgumentParser, kind: str, *, has_id: bool = True) -> None:
+    """Adds the arguments of showing one object by name or, with `has_id`, by id."""
+    name = parser.add_argument("name", metavar="NAME", nargs="?" if has_id else None, help=f"The {kind}")
+    completes(name, f"{kind}s")
+    if has_id:
+        parser.add_argument("--id", metavar="UUID", help=f"The {kind}'s id, instead of its name")
     parser.add_argument("--json", action="store_true", required=True, help="Show it as JSON")
 
 

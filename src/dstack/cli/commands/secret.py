@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from dstack.cli.completers import completes
 from dstack.cli.context import Context, connect
 from dstack.cli.output.prompts import confirm
 from dstack.cli.output.tables import print_table
@@ -20,7 +21,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         ("set", "Create or change a secret"),
         ("delete", "Remove a secret"),
     ):
-        actions.add_parser(action, help=text).add_argument("name", metavar="NAME", help="The secret")
+        name = actions.add_parser(action, help=text).add_argument("name", metavar="NAME", help="The secret")
+        completes(name, "secrets")
     actions.choices["set"].add_argument("value", metavar="VALUE", help="Its text")
     actions.choices["delete"].add_argument("-y", "--yes", action="store_true", help="Do not ask")
 

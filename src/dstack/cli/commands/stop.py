@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from dstack.cli.completers import completes
 from dstack.cli.context import connect
 from dstack.cli.output.prompts import confirm
 
@@ -12,7 +13,7 @@ FINISHED = ("terminated", "failed", "done")
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("run_name", metavar="RUN", help="The run")
+    completes(parser.add_argument("run_name", metavar="RUN", help="The run"), "runs")
     parser.add_argument("-x", "--abort", action="store_true", help="Do not let its jobs end by themselves")
     parser.add_argument("-y", "--yes", action="store_true", help="Do not ask")
 

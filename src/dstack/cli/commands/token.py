@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from dstack.cli.arguments import parse_until
+from dstack.cli.completers import completes
 from dstack.cli.context import Context, connect
 from dstack.cli.output.prompts import confirm
 from dstack.cli.output.tables import print_table
@@ -28,7 +29,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--services-only", action="store_true", help="Only for services and models, not for the REST API"
     )
     delete = actions.add_parser("delete", help="End a token at once")
-    delete.add_argument("name", metavar="NAME", help="The token")
+    completes(delete.add_argument("name", metavar="NAME", help="The token"), "tokens")
     delete.add_argument("-y", "--yes", action="store_true", help="Do not ask")
 
 

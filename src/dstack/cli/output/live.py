@@ -8,7 +8,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 CLEAR_LINE = "\r\x1b[2K"
@@ -53,6 +53,18 @@ class _Tee(io.TextIOBase):
 
     def isatty(self) -> bool:
         return self._out.isatty()
+
+
+def show(draw: Callable[[], None], *, watch: bool) -> None:
+    """Calls `draw`, which prints; with `watch`, again and again, each text in the place of the one before."""
+    if not watch:
+        draw()
+        return
+    live = LiveText(sys.stdout)
+    while True:
+        with live.redrawn():
+            draw()
+        wait_a_while()
 
 
 class Status:
