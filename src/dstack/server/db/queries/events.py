@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, exists, or_, select, union_all
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.server.db.tables import EventRow, EventTargetRow, InstanceRow, JobRow, ProjectRow, UserRow
 
 T = EventTargetRow
+EventIds = Select[UUID] | CompoundSelect[UUID]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ async def list_page(
     query = select(
         *EventRow.__table__.c, UserRow.name.label("actor_name"), UserRow.deleted.label("is_actor_deleted")
     ).outerjoin(UserRow, UserRow.id == EventRow.actor_user_id)
-    conditions = _target_conditions(wanted)
-    for condition in conditions:
-        query = query.where(EventRow.id.in_(select(T.event_id).where(condition)))
+    query = query.where(*(EventRow.id.in_(ids) for ids in _narrow(wanted)))
+    for condition in _wide(wanted):
+        query = query.where(exists().where(T.event_id == EventRow.id, condition))
     if wanted.actors is not None:
         query = query.where(_is_actor(wanted.actors))
     query = query.where(*_further(wanted))
@@ -60,33 +61,34 @@ async def list_page(
     return events, await _targets_of(session, [event["id"] for event in events])
 
 
-def _target_conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:
-    """Each must hold for some target of the event."""
-    conditions: list[ColumnElement[bool]] = [
-        and_(T.entity_type == kind, T.entity_id.in_(ids)) for kind, ids in wanted.targets.items()
-    ]
-    if wanted.within_projects is not None:
-        conditions.append(T.project_id.in_(wanted.within_projects))
+def _narrow(wanted: EventFilter) -> list[EventIds]:
+    """Ids of the events that meet each condition. They are few: looked up by the target, never by an OR, of which
+    PostgreSQL makes a walk over all targets."""
+    found: list[EventIds] = [_events_of(kind, ids) for kind, ids in wanted.targets.items()]
     if wanted.within_fleets is not None:
         instances = select(InstanceRow.id).where(InstanceRow.fleet_id.in_(wanted.within_fleets))
-        conditions.append(
-            or_(
-                and_(T.entity_type == "fleet", T.entity_id.in_(wanted.within_fleets)),
-                and_(T.entity_type == "instance", T.entity_id.in_(instances)),
-            )
-        )
+        found.append(union_all(_events_of("fleet", wanted.within_fleets), _events_of("instance", instances)))
     if wanted.within_runs is not None:
         jobs = select(JobRow.id).where(JobRow.run_id.in_(wanted.within_runs))
-        conditions.append(
-            or_(
-                and_(T.entity_type == "run", T.entity_id.in_(wanted.within_runs)),
-                and_(T.entity_type == "job", T.entity_id.in_(jobs)),
-            )
-        )
+        found.append(union_all(_events_of("run", wanted.within_runs), _events_of("job", jobs)))
     if wanted.within_gateways is not None:
-        conditions.append(and_(T.entity_type == "gateway", T.entity_id.in_(wanted.within_gateways)))
+        found.append(_events_of("gateway", wanted.within_gateways))
+    return found
+
+
+def _events_of(kind: str, ids: Sequence[UUID] | Select[UUID]) -> Select[UUID]:
+    return select(T.event_id).where(T.entity_type == kind, T.entity_id.in_(ids))
+
+
+def _wide(wanted: EventFilter) -> list[ColumnElement[bool]]:
+    """Each must hold for some target of the event. Most events may meet them: asked of one event after the other,
+    the newest first, until a page is full."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.within_projects is not None:
+        conditions.append(T.project_id.in_(wanted.within_projects))
     if wanted.include_target_types is not None:
-        conditions.append(T.entity_type.in_(wanted.include_target_types))
+        # Not the bare column: SQLite might look for the event among all targets of the type.
+        conditions.append(T.entity_type.concat("").in_(wanted.include_target_types))
     if wanted.visible_projects is not None or wanted.visible_user is not None:
         conditions.append(
             or_(

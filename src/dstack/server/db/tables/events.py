@@ -23,9 +23,12 @@ class EventRow(HasId, Row):
 
 class EventTargetRow(HasId, Row):
     __tablename__ = "event_targets"
-    __table_args__ = (Index("ix_event_targets_entity", "entity_type", "entity_id"),)
+    __table_args__ = (
+        Index("ix_event_targets_entity", "entity_type", "entity_id"),
+        Index("ix_event_targets_event", "event_id", "project_id", "entity_type"),
+    )
 
-    event_id: Mapped[uuid.UUID] = mapped_column(references("events.id", ondelete="CASCADE"), index=True)
+    event_id: Mapped[uuid.UUID] = mapped_column(references("events.id", ondelete="CASCADE"))
     project_id: Mapped[uuid.UUID | None] = mapped_column(references("projects.id", ondelete="CASCADE"), index=True)
     entity_type: Mapped[str] = mapped_column(String(32))
     entity_id: Mapped[uuid.UUID]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from dstack.server.db.tables.base import Reconciled, Row, references
 
 RUN_IS_ACTIVE = text("runs.status NOT IN ('terminated', 'failed', 'done') AND NOT runs.deleted")
-"""Literal, so that both engines see that a query may use the partial index `ix_runs_active`."""
+"""Literal, so that both engines see that a query may use the partial indexes."""
 _ACTIVE_ROWS = text("status NOT IN ('terminated', 'failed', 'done') AND NOT deleted")
 
 
@@ -21,6 +21,14 @@ class RunRow(Reconciled, Row):
         Index("ix_runs_project_name", "project_id", "run_name"),
         Index("ix_runs_project_submitted", "project_id", "submitted_at", "id"),
         Index("ix_runs_submitted", "submitted_at", "id"),
+        Index(
+            "ix_runs_project_active",
+            "project_id",
+            "submitted_at",
+            "id",
+            sqlite_where=_ACTIVE_ROWS,
+            postgresql_where=_ACTIVE_ROWS,
+        ),
         Index("ix_runs_active", "submitted_at", "id", sqlite_where=_ACTIVE_ROWS, postgresql_where=_ACTIVE_ROWS),
     )
 
