@@ -155,14 +155,13 @@ class TaskSpec(_Message):
     executor: str
     """`process`, `container` or `simulated`."""
     commands: List[str]
-    """argv; for a container with an empty list the image's own command runs."""
+    """argv, in place of an image's own entrypoint and command, which run where the list is empty."""
     env: Dict[str, str] = dataclasses.field(default_factory=dict)
     working_dir: Optional[str] = None
     user: Optional[str] = None
     image: Optional[str] = None
     registry_username: str = ""
     registry_password: str = ""
-    entrypoint: Optional[List[str]] = None
     privileged: bool = False
     network_mode: str = "bridge"
     gpu: int = 0
@@ -176,7 +175,7 @@ class TaskSpec(_Message):
     """Ports the task listens on; with `bridge` each is published on a free port of the host's loopback."""
     max_duration_seconds: Optional[int] = None
     stop_grace_seconds: float = 10
-    """Between SIGINT and SIGKILL."""
+    """Between SIGINT and SIGKILL; may be years."""
     files: List[Dict[str, str]] = dataclasses.field(default_factory=list)
     """`{"name", "path"}` of uploaded archives: what is at an archive's root becomes `path`, which is relative to
     the working directory (or, as `~/…`, to the home of a process's user)."""
@@ -184,6 +183,10 @@ class TaskSpec(_Message):
     """`RepoSpec`: what is cloned before the files are unpacked."""
     repo_dir: Optional[str] = None
     """`DSTACK_REPO_DIR`, relative to the working directory, which a process gets made absolute."""
+    python: Optional[str] = None
+    """A process gets a virtual environment of this version, such as `3.12`."""
+    nvcc: bool = False
+    """A process needs the CUDA compiler of the host."""
     hostfile: str = ""
     """Content of the file that `DSTACK_MPI_HOSTFILE` names."""
     simulation: Dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -216,3 +216,31 @@ async def test_metrics_are_those_of_the_container(agent: DockerAgent) -> None:
         return (await agent.client.task_metrics(task.id)).cpu_usage_micro > first.cpu_usage_micro
 
     await until(has_advanced)
+
+
+async def test_the_limits_of_a_container_are_the_kernels(agent: DockerAgent) -> None:
+    text = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max 2>/dev/null || { c=/sys/fs/cgroup; cat"
+    text += " $c/memory/memory.limit_in_bytes $c/cpu/cpu.cfs_quota_us; }; df -k /dev/shm | tail -1"
+    task = agent.shell(text, memory_bytes=64 * 2**20, cpu=0.5, shm_size_bytes=2**20)
+    await agent.client.put_task(task)
+    await agent.ended(task.id)
+    memory, cpu, shm = (await agent.output(task.id)).decode().splitlines()
+    assert memory == str(64 * 2**20)
+    assert cpu.split()[0] == "50000"
+    assert shm.split()[1] == "1024"
+
+
+async def test_commands_take_the_place_of_the_images_entrypoint(agent: DockerAgent) -> None:
+    """Which runs where there are none."""
+    image = "with-entrypoint:test"
+    change = """ENTRYPOINT ["/bin/echo", "entrypoint"]"""
+    source = agent.daemon.run("create", agent.daemon.image, "/bin/true").strip()
+    try:
+        agent.daemon.run("commit", "-c", change, "-c", """CMD ["command"]""", source, image)
+    finally:
+        agent.daemon.run("rm", source)
+    for commands, said in ((["/bin/sh", "-c", "echo own"], b"own\n"), ([], b"entrypoint command\n")):
+        task = TaskSpec.from_json({**agent.shell("").to_json(), "image": image, "commands": commands})
+        await agent.client.put_task(task)
+        await agent.ended(task.id)
+        assert await agent.output(task.id) == said

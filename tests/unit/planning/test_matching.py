@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from dstack.core.backends import BackendType
 from dstack.core.instances import Disk, Gpu, InstanceOffer, InstanceType, Requirements, Resources
-from dstack.core.resources import ResourcesSpec
+from dstack.core.resources import AcceleratorVendor, ResourcesSpec
 from dstack.server.planning import matching
+
+NVIDIA = AcceleratorVendor.NVIDIA
 
 
 def machine(cpus: int = 8, memory_gb: int = 32, gpus: int = 0, gpu: str = "A100", **more: Any) -> Resources:
@@ -109,3 +112,50 @@ def test_defaults_of_the_format_do_not_keep_a_job_off_a_small_machine() -> None:
 )
 def test_block_count(blocks: int | str, has: Resources, count: int) -> None:
     assert matching.block_count(blocks, has) == count
+
+
+def own_machine(*gpus: str) -> InstanceOffer:
+    cards = [Gpu(name=name, memory_mib=24576, vendor=NVIDIA) for name in gpus]
+    resources = Resources(cpus=4, memory_mib=16384, gpus=cards, spot=False, disk=Disk(size_mib=512_000))
+    kind = InstanceType(name="local", resources=resources)
+    return InstanceOffer(backend=BackendType.REMOTE, instance=kind, region="local", price=0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "gpus"),
+    [
+        ({}, 2, 0),
+        ({"gpu": 1}, 2, 1),
+        ({"gpu": "1.."}, 2, 1),
+        ({"gpu": 2}, 2, 2),
+        ({"gpu": 2}, 1, None),
+        ({"gpu": 3}, 2, None),
+        ({"gpu": "0.."}, 0, 0),
+        ({"gpu": "RTX4090:1"}, 2, 1),
+        ({"gpu": "H100:1"}, 2, None),
+        ({"gpu": {"count": "1..", "total_memory": "48GB"}}, 2, 2),
+        ({"gpu": {"count": 1, "compute_capability": "8.9"}}, 2, 1),
+        ({"gpu": {"count": 1, "compute_capability": "9.0"}}, 2, None),
+        ({"gpu": {"count": 1, "memory": "40GB.."}}, 2, None),
+        ({"cpu": 8}, 2, None),
+        ({"cpu": 2, "memory": "1GB", "disk": "1GB"}, 2, 0),
+    ],
+)
+def test_a_job_takes_as_few_gpus_of_this_machine_as_it_needs(
+    asked: dict[str, Any], free: int, gpus: int | None
+) -> None:
+    offer = own_machine("GeForce RTX 4090", "GeForce RTX 4090")
+    share = matching.slot_of(wanted(**asked), offer, free_gpus=free)
+    assert (None if share is None else len(share.resources.gpus)) == gpus
+
+
+def test_why_this_machine_does_not_do() -> None:
+    offer = own_machine("L4")
+    for asked, why in (
+        ({"gpu": 2}, "has 1 GPUs"),
+        ({"gpu": "H100"}, "has L4, needed are H100"),
+        ({"gpu": 1}, None),
+    ):
+        told = matching.slot_mismatch(wanted(**asked), offer)
+        assert (told is None) == (why is None)
+        assert why is None or why in (told or "")

@@ -36,9 +36,7 @@ def container_config(spec: TaskSpec, agent_id: str, gpus: List[Gpu]) -> Dict[str
         "HostConfig": _host_config(spec, gpus),
     }
     if spec.commands:
-        config["Cmd"] = spec.commands
-    if spec.entrypoint is not None:
-        config["Entrypoint"] = spec.entrypoint
+        config["Entrypoint"], config["Cmd"] = spec.commands[:1], spec.commands[1:]
     if spec.working_dir:
         config["WorkingDir"] = spec.working_dir
     if spec.user:

@@ -1,4 +1,4 @@
-"""Brings a process's repository and files to where they belong, as the job's own user.
+"""Brings a process's repository, files and Python to where they belong, as the job's own user.
 
 It is done in a process of its own, which the supervisor forks and may end: nothing is ever written with more
 rights than the job has, and a stop need not wait for a slow server of a repository.
@@ -13,6 +13,7 @@ import tarfile
 from typing import BinaryIO, Dict, NoReturn, Tuple
 
 from dstack.agent import archives, processes, repos
+from dstack.agent.executors import equipment
 from dstack.agent.executors.job import Account, Place, take_identity
 from dstack.agent.protocol import RepoCredentials, RepoSpec, TaskSpec
 
@@ -81,6 +82,11 @@ def _do(spec: TaskSpec, folder: str, place: Place, parent: int) -> Tuple[str, st
             _check_out(repo, uploads, place)
     except repos.CheckoutError as error:
         return CHECKOUT, str(error)
+    if spec.python and place.venv:
+        try:
+            equipment.make_venv(spec.python, place.venv, place.path)
+        except equipment.Missing as error:
+            return ERROR, str(error)
     for file in spec.files:
         message = _unpack(uploads[file["name"]], file["path"], folder, place)
         if message:

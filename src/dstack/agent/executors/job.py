@@ -15,10 +15,13 @@ import time
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from dstack.agent import processes
+from dstack.agent.executors import equipment
 from dstack.agent.protocol import TaskSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ROWS_COLUMNS = (24, 80)
+LINKS = "links"
+"""File in the task's folder that lists the links made for its mounts."""
 
 
 class StartError(Exception):
@@ -46,13 +49,19 @@ class Place:
     working_dir: str
     repo_dir: str
     hostfile: str
+    path: str = DEFAULT_PATH
+    """Where programs are looked for."""
+    venv: Optional[str] = None
+    """The virtual environment that the job gets."""
 
     def variables(self) -> Dict[str, str]:
         """What the job is told of it."""
+        venv = {} if self.venv is None else {"DSTACK_VENV_DIR": self.venv, "VIRTUAL_ENV": self.venv}
         return {
             "DSTACK_WORKING_DIR": self.working_dir,
             "DSTACK_REPO_DIR": self.repo_dir,
             "DSTACK_MPI_HOSTFILE": self.hostfile,
+            **venv,
         }
 
 
@@ -90,13 +99,30 @@ def prepare(spec: TaskSpec, folder: str) -> Place:
         _make_folders(working_dir, account)
     except OSError as error:
         raise StartError(f"the working directory {working_dir} cannot be made: {error.strerror}") from error
-    return Place(account, root, working_dir, repo_dir, hostfile)
+    path, venv = _equip(spec, folder, base, account)
+    return Place(account, root, working_dir, repo_dir, hostfile, path, venv)
+
+
+def _equip(spec: TaskSpec, folder: str, base: str, account: Account) -> Tuple[str, Optional[str]]:
+    """The search path, and where the virtual environment will be; mounted folders appear."""
+    path = spec.env.get("PATH") or base_environment(account)["PATH"]
+    try:
+        equipment.link_mounts(spec.mounts, os.path.join(folder, LINKS))
+        if spec.nvcc:
+            path = equipment.cuda_path(path)
+    except equipment.Missing as error:
+        raise StartError(str(error)) from error
+    if not spec.python:
+        return path, None
+    venv = os.path.join(base, "venv")
+    return os.path.join(venv, "bin") + os.pathsep + path, venv
 
 
 def start(spec: TaskSpec, place: Place, marks: Dict[str, str]) -> StartedJob:
     """Starts the job. Raises StartError in words for the user."""
     account, working_dir = place.account, place.working_dir
     environment = {**base_environment(account), **place.variables(), **spec.env, **marks, "PWD": working_dir}
+    environment["PATH"] = place.path
     master, slave = _terminal(account)
     reading, writing = os.pipe()
     parent = os.getpid()

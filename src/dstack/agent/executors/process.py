@@ -12,7 +12,7 @@ import signal
 from typing import Dict, Optional, Tuple
 
 from dstack.agent import logs, processes, usage
-from dstack.agent.executors import job, supervisor
+from dstack.agent.executors import equipment, job, supervisor
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
 from dstack.agent.protocol import (
@@ -159,6 +159,9 @@ class ProcessExecutor:
 
     async def forget(self, task: Task) -> None:
         shutil.rmtree(job.foreign_base(task.id), ignore_errors=True)
+        others = [other.spec for other in self._tasks.live() if other.spec and other is not task]
+        kept = [mount["path"] for spec in others if spec.executor == self.name for mount in spec.mounts]
+        equipment.unlink_mounts(task.path(job.LINKS), kept)
 
     def acknowledged(self, task: Task) -> None:
         return

@@ -36,6 +36,8 @@ from dstack.agent.protocol import MAX_FRAME_BYTES, TaskSpec
 TASK_VARIABLE = "DSTACK_AGENT_TASK"
 PARTIAL_LINE_SECONDS = 0.02
 RETRY_SECONDS = 0.2
+LONGEST_POLL_SECONDS = 3600.0
+"""The kernel counts milliseconds in 32 bits; a limit may be weeks."""
 DRAIN_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -128,8 +130,8 @@ class Supervisor:
         return os.path.join(self.folder, name)
 
     def _deliver(self, place: job.Place) -> Tuple[str, str]:
-        """Brings in the repository and the files; why that ended the task, as `exit.json` says, or nothing."""
-        if self.spec.repo is None and not self.spec.files:
+        """Brings in repository, files and Python; why that ended the task, as `exit.json` says, or nothing."""
+        if self.spec.repo is None and not self.spec.files and not self.spec.python:
             return "", ""
         delivering = delivery.start(self.spec, self.folder, place)
         poll = select.poll()
@@ -195,7 +197,7 @@ class Supervisor:
             times.append(RETRY_SECONDS)
         if self.notifier.is_owing:
             times.append(0.005)
-        return max(0.0, min(times)) * 1000 + 1 if times else None
+        return min(max(0.0, min(times)), LONGEST_POLL_SECONDS) * 1000 + 1 if times else None
 
     def _must_pause(self) -> bool:
         """Whether the job has to wait: its output is not stored elsewhere yet, or the disk is full."""

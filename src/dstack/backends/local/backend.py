@@ -7,6 +7,7 @@ has nothing to do and nobody is connected.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ from dstack.core.backends import BackendType
 from dstack.core.errors import BackendUnavailable, InvalidRequest
 from dstack.core.instances import (
     Disk,
+    Gpu,
     InstanceAvailability,
     InstanceOfferWithAvailability,
     InstanceType,
@@ -34,6 +36,7 @@ from dstack.core.resources import CPUArchitecture
 
 REGION = "local"
 START_TIMEOUT_S = 10.0
+DETECT_TIMEOUT_S = 60.0
 IDLE_EXIT_S = 10
 PASSED_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "TMPDIR")
 """All the agent gets of the server's environment: jobs inherit from the agent, and may not see secrets."""
@@ -48,6 +51,7 @@ class LocalBackend:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._starting = asyncio.Lock()
+        self._gpus: list[Gpu] | None = None
 
     @property
     def agent_socket(self) -> Path:
@@ -59,9 +63,11 @@ class LocalBackend:
 
     def _offer(self) -> InstanceOfferWithAvailability:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._gpus is None:
+            self._gpus = detect_gpus()
         return InstanceOfferWithAvailability(
             backend=BackendType.REMOTE,
-            instance=InstanceType(name="local", resources=machine_resources(self.folder)),
+            instance=InstanceType(name="local", resources=machine_resources(self.folder, self._gpus)),
             region=REGION,
             price=0.0,
             availability=InstanceAvailability.AVAILABLE,
@@ -101,12 +107,10 @@ class LocalBackend:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [sys.executable, "-m", "dstack.agent", "--dir", str(self.folder)]
         command += ["--exit-when-idle", str(IDLE_EXIT_S), *docker_arguments(os.environ)]
-        environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
-        environment["PYTHONPATH"] = str(Path(dstack.__file__).parents[1])
         with (self.folder / "agent.out").open("wb") as output:
             return subprocess.Popen(
                 command,
-                env=environment,
+                env=agent_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -155,14 +159,33 @@ def can_connect(path: Path) -> bool:
     return True
 
 
-def machine_resources(folder: Path) -> Resources:
-    """What this machine has. GPUs are added once its agent has told them."""
+def agent_environment() -> dict[str, str]:
+    """What a process of the agent gets of ours."""
+    environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
+    return {**environment, "PYTHONPATH": str(Path(dstack.__file__).parents[1])}
+
+
+def detect_gpus() -> list[Gpu]:
+    """What the vendors' tools on this machine tell, asked as the agent asks them. Raises BackendUnavailable."""
+    command = [sys.executable, "-m", "dstack.agent.gpu"]
+    try:
+        done = subprocess.run(
+            command, env=agent_environment(), capture_output=True, text=True, check=True, timeout=DETECT_TIMEOUT_S
+        )
+        found = json.loads(done.stdout)["gpus"]
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise BackendUnavailable(f"The GPUs of this machine cannot be told: {error}") from error
+    return [Gpu.model_validate(gpu, extra="ignore") for gpu in found]
+
+
+def machine_resources(folder: Path, gpus: list[Gpu]) -> Resources:
+    """What this machine has."""
     memory_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     arm = platform.machine().lower() in ("aarch64", "arm64")
     return Resources(
         cpus=os.cpu_count() or 1,
         memory_mib=memory_mib,
-        gpus=[],
+        gpus=gpus,
         spot=False,
         disk=Disk(size_mib=shutil.disk_usage(folder).total // 2**20),
         cpu_arch=CPUArchitecture.ARM if arm else CPUArchitecture.X86,

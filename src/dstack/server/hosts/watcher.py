@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from dstack.agent import protocol
-from dstack.agent.protocol import StopRequest, TaskState
+from dstack.agent.protocol import AgentInfo, StopRequest, TaskState
+from dstack.core.canonical import dump_json
 from dstack.core.errors import AgentError, DstackError, HostError
+from dstack.core.instances import Gpu, InstanceOfferWithAvailability
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import watching
 from dstack.server.hosts.agent_client import AgentClient
@@ -78,10 +82,22 @@ class HostWatcher:
         known = {UUID(task.id) for task in await self._client.list_tasks()}
         async with self._context.database.transaction() as session:
             await watching.record_contact(session, self._instance_id, json.dumps(info.to_json()))
+            await self._record_gpus(session, info)
             lost = {job.id: _lost(job) for job in jobs if job.id not in known and _was_alive(job)}
             await watching.record_task_states(session, lost)
             for id in lost:
                 await watching.record_logs_stored(session, id)  # what was not fetched is gone with the host's disk
+
+    async def _record_gpus(self, session: AsyncSession, info: AgentInfo) -> None:
+        """The server's own machine is on record for longer than what is in it."""
+        text = await watching.find_own_offer(session, self._instance_id)
+        if text is None:
+            return
+        offer = InstanceOfferWithAvailability.model_validate_json(text, extra="ignore")
+        gpus = [Gpu.model_validate(gpu, extra="ignore") for gpu in info.host.get("gpus", [])]
+        if offer.instance.resources.gpus != gpus:
+            offer.instance.resources.gpus = gpus
+            await watching.record_own_offer(session, self._instance_id, dump_json(offer))
 
     async def _lose_contact(self) -> None:
         async with self._context.database.transaction() as session:

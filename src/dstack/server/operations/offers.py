@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from dstack.core.runs import RunSpec
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import fleets as queries
+from dstack.server.db.queries.instances import count_busy_gpus
 from dstack.server.operations.context import Context, InProject
 from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet, reusing
 from dstack.server.planning.offers import (
@@ -57,6 +58,8 @@ class Fleet:
     project_name: str
     spec: FleetSpec
     instances: Sequence[RowMapping] = field(default_factory=list)
+    busy_gpus: Mapping[UUID, int] = field(default_factory=dict)
+    """Of the server's own machine, by instance."""
 
     @property
     def is_cluster(self) -> bool:
@@ -147,15 +150,22 @@ async def _load_fleets(database: Database, project_id: UUID) -> list[Fleet]:
         rows = await queries.list_of_projects(session, [project_id], only_active=True)
         rows = [row for row in rows if row["status"] == FleetStatus.ACTIVE.value]
         instances: dict[UUID, list[RowMapping]] = {row["id"]: [] for row in rows}
-        for instance in await queries.list_instances(session, list(instances)):
-            if instance["status"] != InstanceStatus.TERMINATED.value:
-                instances[instance["fleet_id"]].append(instance)
+        living = [
+            instance
+            for instance in await queries.list_instances(session, list(instances))
+            if instance["status"] != InstanceStatus.TERMINATED.value
+        ]
+        own = [instance["id"] for instance in living if instance["backend"] == OWN_MACHINE]
+        busy_gpus = await count_busy_gpus(session, own)
+        for instance in living:
+            instances[instance["fleet_id"]].append(instance)
     return [
         Fleet(
             row["name"],
             row["project_name"],
             FleetSpec.model_validate_json(row["spec"], extra="ignore"),
             instances[row["id"]],
+            busy_gpus,
         )
         for row in rows
     ]
@@ -168,7 +178,9 @@ def job_offers(market: Market, wish: Wish) -> list[InstanceOfferWithAvailability
     for fleet in _candidates(market.fleets, wish):
         needed = reusing(fleet.spec, wish.requirements, wish.profile.spot_policy)
         if not isinstance(needed, NotUsable):
-            instances = [_existing(row) for row in _targeted(fleet, wish.profile.instances) if row["offer"]]
+            instances = [
+                _existing(row, fleet.busy_gpus) for row in _targeted(fleet, wish.profile.instances) if row["offer"]
+            ]
             for found in reusable(instances, needed, alone(needed, wish.profile).limits, view=wish.view):
                 existing.append((not found.offer.availability.is_available(), found.offer.price, found.offer))
         new += _creatable_in(fleet, market, wish)
@@ -254,7 +266,7 @@ def _selects(selector: InstanceSelector, fleet: Fleet, row: RowMapping) -> bool:
     return bool(row["name"] == selector.name)
 
 
-def _existing(row: RowMapping) -> ExistingInstance:
+def _existing(row: RowMapping, busy_gpus: Mapping[UUID, int]) -> ExistingInstance:
     return ExistingInstance(
         id=row["id"],
         backend=row["backend"] or "",
@@ -262,7 +274,8 @@ def _existing(row: RowMapping) -> ExistingInstance:
         offer=InstanceOfferWithAvailability.model_validate_json(row["offer"], extra="ignore"),
         total_blocks=row["total_blocks"] or 1,
         busy_blocks=row["busy_blocks"],
-        unreachable=row["unreachable_since"] is not None and row["backend"] != "local",
+        unreachable=row["unreachable_since"] is not None and row["backend"] != OWN_MACHINE,
+        busy_gpus=busy_gpus.get(row["id"], 0),
     )
 
 

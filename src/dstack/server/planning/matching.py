@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from dstack.core.gpu_names import compute_capability, is_called
 from dstack.core.instances import Gpu, InstanceOffer, Requirements, Resources
 from dstack.core.resources import CPUSpec, DiskSpec, GPUSpec, Range, ResourcesSpec
 
@@ -61,16 +62,24 @@ def _gpu_mismatch(spec: GPUSpec | None, gpus: list[Gpu]) -> str | None:
 
 
 def _one_gpu_mismatch(spec: GPUSpec, gpu: Gpu) -> str | None:
-    wants_any = spec.count.min in (None, 0) and spec.name is None and spec.memory is None
+    wants_any = spec.count.min in (None, 0) and (spec.name, spec.memory, spec.compute_capability) == (None,) * 3
     if wants_any:
         return None
     if spec.vendor is not None and gpu.vendor is not None and spec.vendor != gpu.vendor:
         return f"has GPUs of {gpu.vendor.value}, not of {spec.vendor.value}"
-    if spec.name is not None and gpu.name.lower() not in {name.lower() for name in spec.name}:
+    if spec.name is not None and not any(is_called(gpu.name, name) for name in spec.name):
         return f"has {gpu.name}, needed are {' or '.join(spec.name)}"
     if spec.memory is not None and not _within(spec.memory, gpu.memory_mib / 1024):
         return f"has GPUs with {gpu.memory_mib / 1024:g} GB, needed are {spec.memory}"
-    return None
+    return _capability_mismatch(spec, gpu)
+
+
+def _capability_mismatch(spec: GPUSpec, gpu: Gpu) -> str | None:
+    needed, has = spec.compute_capability, compute_capability(gpu.name)
+    if needed is None or (has is not None and has >= needed):
+        return None
+    shown = "an unknown compute capability" if has is None else f"compute capability {has[0]}.{has[1]}"
+    return f"has {gpu.name} with {shown}, needed is {needed[0]}.{needed[1]}"
 
 
 def without_defaults(requirements: Requirements) -> Requirements:
@@ -124,6 +133,38 @@ def smallest_share(
         if resources_mismatch(requirements.resources, share.resources) is None:
             return share
     return None
+
+
+def slot_of(requirements: Requirements, offer: InstanceOffer, *, free_gpus: int) -> Share | None:
+    """What a job gets of the server's own machine: one slot, and of the GPUs as few as it needs (ADR 0005)."""
+    needed = _at_least(requirements)
+    resources = offer.instance.resources
+    least = 0 if needed.resources.gpu is None else needed.resources.gpu.count.min or 0
+    for count in range(least, min(free_gpus, len(resources.gpus)) + 1):
+        part = resources.model_copy(update={"gpus": resources.gpus[:count]})
+        as_part = offer.model_copy(update={"instance": offer.instance.model_copy(update={"resources": part})})
+        if whole_mismatch(needed, as_part) is None:
+            return Share(1, part)
+    return None
+
+
+def slot_mismatch(requirements: Requirements, offer: InstanceOffer) -> str | None:
+    """Why not even the idle machine of the server does; None when it does."""
+    gpus = len(offer.instance.resources.gpus)
+    if slot_of(requirements, offer, free_gpus=gpus) is not None:
+        return None
+    return whole_mismatch(_at_least(requirements), offer) or "does not have what is needed"
+
+
+def _at_least(requirements: Requirements) -> Requirements:
+    """The same without defaults and upper ends: a job gets a part of the machine, however large that is."""
+    needed = without_defaults(requirements)
+    spec = needed.resources
+    spec.cpu = CPUSpec(arch=spec.cpu.arch, count=Range[int](min=spec.cpu.count.min or 0))
+    spec.memory = Range[float](min=spec.memory.min or 0.0)
+    if spec.disk is not None:
+        spec.disk = DiskSpec(size=Range[float](min=spec.disk.size.min or 0.0))
+    return needed
 
 
 def block_count(blocks: int | str, resources: Resources) -> int:

@@ -17,9 +17,9 @@ from dstack.server.planning.matching import (
     Share,
     block_count,
     share_of,
+    slot_of,
     smallest_share,
     whole_mismatch,
-    without_defaults,
 )
 
 OWN_MACHINE = "local"
@@ -74,6 +74,8 @@ class ExistingInstance:
     total_blocks: int
     busy_blocks: int
     unreachable: bool = False
+    busy_gpus: int = 0
+    """Of the server's own machine, which is not divided into equal parts."""
 
     @property
     def free_blocks(self) -> int:
@@ -128,7 +130,7 @@ def _creatable(
     if not offer.availability.is_available() or limits.mismatch(offer) is not None:
         return None
     if candidate.backend == OWN_MACHINE:
-        share, total = _slot(requirements, offer), 1
+        share, total = slot_of(requirements, offer, free_gpus=len(offer.instance.resources.gpus)), 1
     else:
         total = block_count(blocks, offer.instance.resources)
         share = _share(requirements, offer, total, total)
@@ -158,8 +160,10 @@ def _reusable(
         return None
     total = instance.total_blocks
     if instance.backend == OWN_MACHINE:
-        share = _slot(requirements, offer)
-        free_share = share if instance.free_blocks else None
+        gpus = len(offer.instance.resources.gpus)
+        share = slot_of(requirements, offer, free_gpus=gpus)
+        free = slot_of(requirements, offer, free_gpus=gpus - instance.busy_gpus)
+        free_share = free if instance.free_blocks else None
     else:
         free_share = _share(requirements, offer, instance.free_blocks, total)
         share = free_share or _share(requirements, offer, total, total)
@@ -168,12 +172,6 @@ def _reusable(
     availability = InstanceAvailability.IDLE if free_share else InstanceAvailability.BUSY
     shown = _shown(offer, share, total, view, free_blocks=instance.free_blocks)
     return shown.model_copy(update={"availability": availability})
-
-
-def _slot(requirements: Requirements, offer: InstanceOfferWithAvailability) -> Share | None:
-    """Jobs on the server's own machine share it as a whole, and need no more than the user wrote (ADR 0005)."""
-    mismatch = whole_mismatch(without_defaults(requirements), offer)
-    return Share(1, offer.instance.resources) if mismatch is None else None
 
 
 def _share(

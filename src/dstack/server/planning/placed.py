@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dstack.core.canonical import dump_json
@@ -11,18 +12,28 @@ from dstack.core.jobs import JobProvisioningData, JobRuntimeData, NetworkMode
 from dstack.server.planning.matching import share_of
 
 
+@dataclass(frozen=True)
+class Held:
+    """How much of an instance a job was given."""
+
+    blocks: int
+    total_blocks: int
+    gpus: int | None = None
+    """None: those of its blocks."""
+
+
 def placed_values(
     name: str,
     offer: InstanceOfferWithAvailability,
     address: Mapping[str, Any],
+    held: Held,
     *,
-    blocks: int,
-    total_blocks: int,
     is_local: bool,
     task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`name`: the instance's; `address`: its `InstanceAddress` as far as known; `task`: what the agent says of
     a running one (`ports` by port of the job, `working_dir`, `username`)."""
+    blocks, total_blocks = held.blocks, held.total_blocks
     provisioning = JobProvisioningData(
         backend=offer.backend,
         instance_type=offer.instance,
@@ -40,7 +51,7 @@ def placed_values(
     share = None if is_whole else share_of(resources, blocks, total_blocks).resources
     runtime = JobRuntimeData(
         network_mode=NetworkMode.HOST if is_whole else NetworkMode.BRIDGE,
-        gpu=len((share or resources).gpus),
+        gpu=held.gpus if is_local and held.gpus is not None else len((share or resources).gpus),
         cpu=None if share is None else share.cpus,
         memory=None if share is None else share.memory_mib / 1024,
         volume_names=[],

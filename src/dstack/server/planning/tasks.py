@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -12,14 +12,19 @@ from dstack.agent.protocol import RepoSpec, TaskSpec
 from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsAction
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
 from dstack.core.files import FileArchiveMapping
+from dstack.core.instances import Resources
 from dstack.core.interpolation import interpolate
 from dstack.core.job_specs import DEFAULT_IMAGE, NVCC_IMAGE
 from dstack.core.jobs import JobSpec
 from dstack.core.repos import VIRTUAL_REPO_ID, RemoteRunRepoData
+from dstack.server.planning.matching import share_of
 
 OWN_IMAGES = (DEFAULT_IMAGE, NVCC_IMAGE)
 """What a job spec names when the user asked for no image."""
 BYTES_PER_GB = 1024**3
+DEFAULT_GRACE_S = 10.0
+UNLIMITED_S = 10 * 365 * 86400.0
+"""`stop_duration: off`."""
 SIMULATION = {
     "DSTACK_SIM_DURATION": ("duration_seconds", float),
     "DSTACK_SIM_EXIT_STATUS": ("exit_status", int),
@@ -60,6 +65,12 @@ class TaskContext:
     nodes: tuple[Node, ...]
     """In the order of their job numbers."""
     secrets: Mapping[str, str]
+    instance_env: Mapping[str, str] = field(default_factory=dict)
+    """Of the fleet; the run's own come after it."""
+    python: str | None = None
+    """The version that the configuration asks for."""
+    stop_seconds: float | None = None
+    """How long the job may take to end once it is asked to; None: nobody said."""
     clone_url: str | None = None
     """Of the run's repository; None where the owner of the run gave none."""
     has_repo_credentials: bool = False
@@ -73,7 +84,34 @@ class Host:
     """The backend's own type."""
     executors: tuple[str, ...]
     takes_whole: bool = True
-    """The job has all of the instance."""
+    """The job has all of the instance, and its network."""
+    gpus: int = -1
+    """How many the job was given; -1: all."""
+    cpus: float = 0
+    """The limit of a part; 0: none."""
+    memory_bytes: int = 0
+
+
+def share_on(resources: Resources, *, blocks: int, total_blocks: int) -> tuple[int, float, int]:
+    """GPUs, cores and bytes of memory that a job is limited to on its part of an instance; all of it: no limit."""
+    if blocks >= total_blocks:
+        return -1, 0, 0
+    part = share_of(resources, blocks, total_blocks).resources
+    return len(part.gpus), part.cpus, part.memory_mib * 2**20
+
+
+def upper_ends(spec: JobSpec, machine: Resources) -> tuple[float, int]:
+    """Cores and bytes that a job on the server's own machine is limited to: what it asks for at most."""
+    needed = spec.requirements.resources
+    cpus = min(needed.cpu.count.max or 0, machine.cpus)
+    return cpus, int((needed.memory.max or 0) * BYTES_PER_GB)
+
+
+def own_address(job_id: UUID) -> str:
+    """A loopback address of the job's own: nodes that share a machine are told apart by it."""
+    number = job_id.int % (254 * 254 * 254)
+    high, middle, low = number // (254 * 254), number // 254 % 254, number % 254
+    return f"127.{high + 1}.{middle + 1}.{low + 1}"
 
 
 def make_task(context: TaskContext, host: Host) -> TaskSpec:
@@ -99,15 +137,20 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         registry_username=_fill(auth.username, context) if auth and not is_process else "",
         registry_password=_fill(auth.password, context) if auth and not is_process else "",
         privileged=spec.privileged,
-        network_mode="host" if host.takes_whole or is_process else "bridge",
-        gpu=-1 if host.takes_whole and host.backend != "local" else _gpus(spec),
+        network_mode="host" if host.takes_whole or is_process or spec.jobs_per_replica > 1 else "bridge",
+        gpu=host.gpus,
+        cpu=host.cpus,
+        memory_bytes=host.memory_bytes,
         shm_size_bytes=int((spec.requirements.resources.shm_size or 0) * BYTES_PER_GB),
         mounts=[_mount(mount) for mount in spec.volumes or () if isinstance(mount, InstanceMountPoint)],
         ports=_ports(spec),
         max_duration_seconds=spec.max_duration,
+        stop_grace_seconds=DEFAULT_GRACE_S if context.stop_seconds is None else context.stop_seconds,
         files=[_file(archive, spec, is_process) for archive in spec.file_archives],
         repo=_repo(context),
         repo_dir=repo_dir,
+        python=context.python if is_process else None,
+        nvcc=is_process and spec.image_name == NVCC_IMAGE,
         hostfile=_hostfile(context.nodes),
         simulation=_simulation(env) if executor == "simulated" else {},
     )
@@ -196,11 +239,6 @@ def _user(spec: JobSpec) -> str | None:
     return f"{name}:{group}" if group else name
 
 
-def _gpus(spec: JobSpec) -> int:
-    gpu = spec.requirements.resources.gpu
-    return (gpu.count.min or 0) if gpu is not None else 0
-
-
 def _mount(mount: InstanceMountPoint) -> dict[str, Any]:
     return {"host_path": mount.instance_path, "path": mount.path, "optional": mount.optional}
 
@@ -211,7 +249,7 @@ def _ports(spec: JobSpec) -> list[int]:
 
 
 def job_env(context: TaskContext) -> dict[str, str]:
-    """The variables of `docs/reference/environment.md`; what the user sets comes last and wins."""
+    """The variables of `docs/concepts/runs.md`; what the user sets comes last and wins."""
     spec, nodes = context.spec, context.nodes
     own = nodes[spec.job_num] if spec.job_num < len(nodes) else Node("")
     env = {
@@ -226,7 +264,8 @@ def job_env(context: TaskContext) -> dict[str, str]:
         "DSTACK_GPUS_PER_NODE": str(own.gpus),
         "DSTACK_GPUS_NUM": str(sum(node.gpus for node in nodes)),
     }
-    return env | {name: _fill(value, context) for name, value in spec.env.items()}
+    given = {**context.instance_env, **spec.env}
+    return env | {name: _fill(value, context) for name, value in given.items()}
 
 
 def _fill(text: str, context: TaskContext) -> str:

@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
 
-from dstack.server.db.tables import FleetRow, InstanceRow, ProjectRow
+from dstack.server.db.queries.metrics import LIVE_JOBS
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,12 @@ async def find_by_name(
     if fleet_id is not None:
         query = query.where(InstanceRow.fleet_id == fleet_id)
     return await session.scalar(query.limit(1))
+
+
+async def count_busy_gpus(session: AsyncSession, instance_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """How many GPUs of these instances unfinished jobs were given."""
+    if not instance_ids:
+        return {}
+    unfinished = (JobRow.instance_id.in_(instance_ids), JobRow.status.in_(LIVE_JOBS))
+    query = select(JobRow.instance_id, func.sum(JobRow.gpus)).where(*unfinished).group_by(JobRow.instance_id)
+    return {id: count or 0 for id, count in await session.execute(query) if id is not None}

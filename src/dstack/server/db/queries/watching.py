@@ -130,6 +130,17 @@ async def record_contact(session: AsyncSession, instance_id: UUID, agent_info: s
     wake(session, f"instance:{instance_id}")
 
 
+async def find_own_offer(session: AsyncSession, instance_id: UUID) -> str | None:
+    """JSON of what the server's own machine has, as on record; None for other instances."""
+    own = (InstanceRow.id == instance_id, InstanceRow.backend == "local")
+    return await session.scalar(select(InstanceRow.offer).where(*own))
+
+
+async def record_own_offer(session: AsyncSession, instance_id: UUID, offer: str) -> None:
+    """The machine has changed: a driver was installed, an accelerator was added or taken out."""
+    await session.execute(update(InstanceRow).where(InstanceRow.id == instance_id).values(offer=offer))
+
+
 async def record_lost_contact(session: AsyncSession, instance_id: UUID, now: datetime) -> None:
     """The agent does not answer since `now`, unless that is known already."""
     result = await session.execute(

@@ -23,7 +23,7 @@ from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, ProjectRo
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
 from dstack.server.orchestrator.instances.rules import ChooseOffer, EnsureInstance, EnsureTerminated
 from dstack.server.orchestrator.world import World
-from dstack.server.planning.matching import block_count, share_of_offer, whole_mismatch, without_defaults
+from dstack.server.planning.matching import block_count, share_of_offer, slot_mismatch, whole_mismatch
 
 LOCAL_SLOTS_PER_CPU = 4
 MIN_LOCAL_SLOTS = 16
@@ -97,7 +97,7 @@ def _why_not(
     if needed is None:
         return None
     if type_name == "local":
-        return whole_mismatch(without_defaults(needed), offer)
+        return slot_mismatch(needed, offer)
     total = block_count(fleet.get("blocks", 1), offer.instance.resources)
     if share_of_offer(needed, offer, free_blocks=total, total_blocks=total) is not None:
         return None

@@ -9,19 +9,32 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.agent.protocol import StopRequest
 from dstack.backends.base import InstanceAddress
+from dstack.core.durations import OFF
 from dstack.core.errors import AgentError, Unreachable
+from dstack.core.instances import InstanceOfferWithAvailability
 from dstack.core.interpolation import InterpolationError
 from dstack.core.jobs import JobSpec, JobTerminationReason
-from dstack.server.db.tables import InstanceRow, JobRow, ProjectRow, RepoRow, RunRow, SecretRow
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RepoRow, RunRow, SecretRow
 from dstack.server.hosts.agent_client import AgentRefused
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
 from dstack.server.orchestrator.jobs.rules import PutTask, RemoveTask, StopTask
 from dstack.server.orchestrator.jobs.uploads import RepoAccess, UploadGone, read_access, read_uploads
 from dstack.server.orchestrator.world import Agent, World
-from dstack.server.planning.tasks import CannotRun, Host, Node, TaskContext, make_task
+from dstack.server.planning.tasks import (
+    UNLIMITED_S,
+    CannotRun,
+    Host,
+    Node,
+    TaskContext,
+    make_task,
+    own_address,
+    share_on,
+    upper_ends,
+)
 
 TASK_EXISTS = 409
 """The agent's answer to a file of a task that it has."""
@@ -101,36 +114,22 @@ class _Asked:
 async def _context(world: World, key: Key) -> _Asked:
     """A few queries: the job and where it runs, its nodes, the project's secrets, its repository's credentials."""
     query = (
-        select(JobRow, RunRow, ProjectRow.name, RepoRow.name, InstanceRow)
+        select(JobRow, RunRow, ProjectRow.name, RepoRow.name, InstanceRow, FleetRow.spec)
         .join(RunRow, RunRow.id == JobRow.run_id)
         .join(ProjectRow, ProjectRow.id == JobRow.project_id)
         .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
         .outerjoin(RepoRow, RepoRow.id == RunRow.repo_id)
+        .outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
         .where(JobRow.id == key.id)
     )
     async with world.database.session() as session:
-        job, run, project_name, repo_name, instance = (await session.execute(query)).one()
-        nodes_query = (
-            select(JobRow.job_num, JobRow.job_spec, InstanceRow.address)
-            .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
-            .where(
-                JobRow.run_id == job.run_id,
-                JobRow.replica_num == job.replica_num,
-                JobRow.submission_num == job.submission_num,
-            )
-            .order_by(JobRow.job_num)
-        )
-        nodes = (await session.execute(nodes_query)).all()
-        secret_rows = []
-        if "${{" in job.job_spec:
-            where = SecretRow.project_id == job.project_id
-            secret_rows = list(await session.scalars(select(SecretRow).where(where)))
+        job, run, project_name, repo_name, instance, fleet = (await session.execute(query)).one()
         spec = JobSpec.model_validate_json(job.job_spec, extra="ignore")
+        nodes = await _nodes(session, job)
+        secrets = await _secrets(session, world, job)
         access = await read_access(session, world.encryption, spec, run.repo_id, run.user_id)
-    secrets = {
-        row.name: str(world.encryption.decrypt(row.value, f"secrets.value:{row.id}")) for row in secret_rows
-    }
-    info: Mapping[str, Any] = json.loads(instance.agent_info or "{}")
+    if instance.address is None:
+        raise Unreachable(f"Instance {instance.name} has no address")
     context = TaskContext(
         job_id=job.id,
         run_id=job.run_id,
@@ -138,26 +137,74 @@ async def _context(world: World, key: Key) -> _Asked:
         project_name=project_name,
         repo_name=repo_name,
         spec=spec,
-        nodes=tuple(_node(job_spec, address) for _, job_spec, address in nodes),
+        nodes=nodes,
         secrets=secrets,
+        instance_env=json.loads(fleet)["configuration"].get("env", {}) if fleet else {},
         clone_url=access.clone_url,
         has_repo_credentials=access.credentials is not None,
+        **_unspecified(json.loads(run.run_spec), spec.replica_group),
     )
-    host = Host(
-        backend=instance.backend or "",
-        executors=tuple(info.get("executors", ())),
-        takes_whole=job.blocks >= (instance.total_blocks or 1) and instance.backend != "local",
-    )
-    if instance.address is None:
-        raise Unreachable(f"Instance {instance.name} has no address")
-    return _Asked(context, host, instance.address, run.repo_id, access)
+    return _Asked(context, _host(job, spec, instance), instance.address, run.repo_id, access)
 
 
-def _node(job_spec: str, address: str | None) -> Node:
-    where = json.loads(address or "{}")
-    gpu = json.loads(job_spec)["requirements"]["resources"]["gpu"]
-    count = (gpu["count"]["min"] or 0) if gpu else 0
-    return Node(ip=where.get("internal_ip") or where.get("hostname") or "", gpus=count)
+def _unspecified(run_spec: Mapping[str, Any], replica_group: str) -> dict[str, Any]:
+    """What the configuration says and the job spec of the wire has no place for."""
+    configuration, profile = run_spec["configuration"], run_spec.get("profile") or {}
+    groups = configuration.get("groups") or []
+    python = next((one.get("python") for one in groups if one["name"] == replica_group), None)
+    stop = configuration.get("stop_duration")
+    stop = profile.get("stop_duration") if stop is None else stop
+    return {
+        "python": python or configuration.get("python"),
+        "stop_seconds": UNLIMITED_S if stop == OFF else stop,
+    }
+
+
+def _host(job: JobRow, spec: JobSpec, instance: InstanceRow) -> Host:
+    info: Mapping[str, Any] = json.loads(instance.agent_info or "{}")
+    executors, backend = tuple(info.get("executors", ())), instance.backend or ""
+    resources, total = _offer(instance).instance.resources, instance.total_blocks or 1
+    if backend == "local":
+        return Host(backend, executors, False, job.gpus or 0, *upper_ends(spec, resources))
+    share = share_on(resources, blocks=job.blocks, total_blocks=total)
+    return Host(backend, executors, job.blocks >= total, *share)
+
+
+def _offer(instance: InstanceRow) -> InstanceOfferWithAvailability:
+    if instance.offer is None:
+        raise Unreachable(f"Instance {instance.name} is not chosen yet")
+    return InstanceOfferWithAvailability.model_validate_json(instance.offer, extra="ignore")
+
+
+async def _nodes(session: AsyncSession, job: JobRow) -> tuple[Node, ...]:
+    """All of the job's replica, in the order of their numbers."""
+    query = (
+        select(JobRow.id, JobRow.gpus, InstanceRow)
+        .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
+        .where(
+            JobRow.run_id == job.run_id,
+            JobRow.replica_num == job.replica_num,
+            JobRow.submission_num == job.submission_num,
+        )
+        .order_by(JobRow.job_num)
+    )
+    rows = (await session.execute(query)).all()
+    return tuple(_node(*row, is_alone=len(rows) == 1) for row in rows)
+
+
+def _node(job_id: UUID, gpus: int | None, instance: InstanceRow, *, is_alone: bool) -> Node:
+    where = json.loads(instance.address or "{}")
+    ip = where.get("internal_ip") or where.get("hostname") or ""
+    if instance.backend == "local" and not is_alone:
+        ip = own_address(job_id)
+    return Node(ip=ip, gpus=len(_offer(instance).instance.resources.gpus) if gpus is None else gpus)
+
+
+async def _secrets(session: AsyncSession, world: World, job: JobRow) -> dict[str, str]:
+    if "${{" not in job.job_spec:
+        return {}
+    rows = await session.scalars(select(SecretRow).where(SecretRow.project_id == job.project_id))
+    return {row.name: str(world.encryption.decrypt(row.value, f"secrets.value:{row.id}")) for row in rows}
 
 
 HANDLERS: Mapping[type[Effect], EffectHandler] = {

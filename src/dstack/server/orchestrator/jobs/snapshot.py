@@ -24,7 +24,7 @@ from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler,
 from dstack.server.orchestrator.jobs import effects, rules
 from dstack.server.orchestrator.jobs.policies import GpuSample, Policies
 from dstack.server.orchestrator.jobs.rules import Detach, InstanceFacts, JobSnapshot, Release, TellOthers
-from dstack.server.planning.placed import placed_values
+from dstack.server.planning.placed import Held, placed_values
 
 
 class JobKind:
@@ -199,7 +199,8 @@ def _is_turn(job_num: int, statuses: Mapping[int, str], order: str) -> bool:
 
 
 def _detached(capacity_error: str) -> dict[str, Any]:
-    return {"instance_id": None, "blocks": 0, "capacity_error": capacity_error, "provisioning_data": None}
+    nowhere = {"instance_id": None, "blocks": 0, "gpus": None, "provisioning_data": None}
+    return {**nowhere, "capacity_error": capacity_error}
 
 
 def _ended(job: JobSnapshot, decision: Decision[Any]) -> dict[str, Any]:
@@ -213,9 +214,9 @@ def _ended(job: JobSnapshot, decision: Decision[Any]) -> dict[str, Any]:
 
 async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) -> dict[str, Any]:
     """Where the job runs; once it does, how it is reached, and that it takes traffic."""
-    query = select(JobRow.job_spec, JobRow.blocks, InstanceRow)
+    query = select(JobRow.job_spec, JobRow.blocks, JobRow.gpus, InstanceRow)
     query = query.join(InstanceRow, InstanceRow.id == JobRow.instance_id).where(JobRow.id == job.id)
-    job_spec, blocks, instance = (await session.execute(query)).one()
+    job_spec, blocks, gpus, instance = (await session.execute(query)).one()
     if instance.offer is None:
         return {}
     address = json.loads(instance.address or "{}")
@@ -225,8 +226,7 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
         instance.name,
         InstanceOfferWithAvailability.model_validate_json(instance.offer, extra="ignore"),
         address,
-        blocks=blocks,
-        total_blocks=instance.total_blocks or 1,
+        Held(blocks, instance.total_blocks or 1, gpus),
         is_local=instance.backend == "local",
         task=None if task is None else _shown(task, ports),
     )

@@ -20,7 +20,7 @@ from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus,
 from dstack.server.orchestrator.decision import Decision, Key, Kind
 from dstack.server.planning import offers
 from dstack.server.planning.combining import Combined, NotUsable, combine, reusing
-from dstack.server.planning.matching import share_of_offer, whole_mismatch, without_defaults
+from dstack.server.planning.matching import Share, share_of_offer, slot_mismatch, slot_of, whole_mismatch
 
 MAX_ASSIGNMENTS = 200
 """In one pass, so that a transaction stays short."""
@@ -85,6 +85,7 @@ class FreeInstance:
     offer: InstanceOfferWithAvailability | None
     total_blocks: int
     busy_blocks: int
+    busy_gpus: int = 0
 
     @property
     def free_blocks(self) -> int:
@@ -121,11 +122,12 @@ class PlacementSnapshot:
 
 @dataclass(frozen=True)
 class Assign:
-    """A write: this job takes so many blocks of this instance."""
+    """A write: this job takes so many blocks of this instance, and with them so many GPUs."""
 
     job: WaitingJob
     instance: FreeInstance
     blocks: int
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,13 @@ class _Board:
         local = {fleet.id for fleet in snapshot.fleets if fleet.is_local}
         self.is_local_coming = any(one.fleet_id in local for one in coming)
 
-    def take(self, instance: FreeInstance, blocks: int) -> None:
-        self.instances[instance.id] = replace(instance, busy_blocks=instance.busy_blocks + blocks)
+    def take(self, taken: Assign, sign: int = 1) -> None:
+        instance = self.instances[taken.instance.id]
+        blocks, gpus = instance.busy_blocks + sign * taken.blocks, instance.busy_gpus + sign * taken.gpus
+        self.instances[instance.id] = replace(instance, busy_blocks=blocks, busy_gpus=gpus)
 
-    def give_back(self, instance_id: UUID, blocks: int) -> None:
-        instance = self.instances[instance_id]
-        self.instances[instance_id] = replace(instance, busy_blocks=instance.busy_blocks - blocks)
+    def give_back(self, taken: Assign) -> None:
+        self.take(taken, sign=-1)
 
 
 def decide(snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStatus]:
@@ -219,12 +222,12 @@ def _place_existing(group: tuple[WaitingJob, ...], board: _Board) -> list[Assign
             found = _best(job, fleet_id, board)
             if found is None:
                 break
-            board.take(*found)
-            taken.append(Assign(job, *found))
+            board.take(found)
+            taken.append(found)
         if len(taken) == len(group):
             return taken
         for assigned in taken:
-            board.give_back(assigned.instance.id, assigned.blocks)
+            board.give_back(assigned)
     return None
 
 
@@ -238,18 +241,18 @@ def _price(instance: FreeInstance) -> float:
     return instance.offer.price if instance.offer is not None else 0.0
 
 
-def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> tuple[FreeInstance, int] | None:
+def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> Assign | None:
     fleet = board.fleets.get(fleet_id)
     if fleet is None or not _allows_fleet(job, fleet):
         return None
     members = [one for one in board.instances.values() if one.fleet_id == fleet_id and one.free_blocks > 0]
     if not members or isinstance(needed := _needed_of_existing(job, fleet), NotUsable):
         return None
-    job = replace(job, requirements=needed)
+    asking = replace(job, requirements=needed)
     for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
-        blocks = blocks_for(job, instance) if _allows_instance(job, instance) else None
-        if blocks is not None:
-            return instance, blocks
+        share = share_for(asking, instance) if _allows_instance(job, instance) else None
+        if share is not None:
+            return Assign(job, instance, share.blocks, len(share.resources.gpus))
     return None
 
 
@@ -279,21 +282,21 @@ def _among(value: str, allowed: tuple[str, ...] | None) -> bool:
     return allowed is None or value.lower() in {one.lower() for one in allowed}
 
 
-def blocks_for(job: WaitingJob, instance: FreeInstance) -> int | None:
-    """How many blocks of the instance the job takes; None when it does not fit.
+def share_for(job: WaitingJob, instance: FreeInstance) -> Share | None:
+    """What of the instance the job takes; None when it does not fit.
 
-    The local machine is shared: a job takes one slot of it, and what the job needs is compared with all of the
-    machine, its own defaults left out (ADR 0005).
+    The local machine is shared: a job takes one slot of it and the GPUs that it needs, and all else is compared
+    with the whole machine, its own defaults left out (ADR 0005).
     """
     offer = instance.offer
     if offer is None:
         return None
     if instance.is_local:
-        return 1 if whole_mismatch(without_defaults(job.requirements), offer) is None else None
-    share = share_of_offer(
+        free_gpus = len(offer.instance.resources.gpus) - instance.busy_gpus
+        return slot_of(job.requirements, offer, free_gpus=free_gpus)
+    return share_of_offer(
         job.requirements, offer, free_blocks=instance.free_blocks, total_blocks=instance.total_blocks
     )
-    return None if share is None else share.blocks
 
 
 def _place_new(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] | None:
@@ -361,11 +364,13 @@ def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
         return f"{instance.name} is not ready yet"
     if not _allows_instance(job, instance):
         return f"{instance.name} is not what the run allows for"
-    needed = without_defaults(job.requirements) if instance.is_local else job.requirements
+    if instance.is_local:
+        why = slot_mismatch(job.requirements, instance.offer)
+        return f"{instance.name} {why or 'is busy'}"
     total = instance.total_blocks
-    if share_of_offer(needed, instance.offer, free_blocks=total, total_blocks=total) is not None:
+    if share_of_offer(job.requirements, instance.offer, free_blocks=total, total_blocks=total) is not None:
         return f"{instance.name} is busy"
-    return f"{instance.name} {whole_mismatch(needed, instance.offer) or 'has no part that does'}"
+    return f"{instance.name} {whole_mismatch(job.requirements, instance.offer) or 'has no part that does'}"
 
 
 def _wake(writes: list[Assign | CreateFor | Refuse]) -> tuple[Key, ...]:

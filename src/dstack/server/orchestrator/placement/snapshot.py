@@ -18,6 +18,7 @@ from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus,
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
 from dstack.server.db.engine import wake
+from dstack.server.db.queries import instances as instance_queries
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot
 from dstack.server.orchestrator.placement import rules
@@ -33,7 +34,7 @@ from dstack.server.orchestrator.placement.rules import (
     WaitingJob,
 )
 from dstack.server.planning.new_instance import instance_values
-from dstack.server.planning.placed import placed_values
+from dstack.server.planning.placed import Held, placed_values
 
 MAX_LOADED = 500
 """Waiting jobs looked at in one pass: the first of the queue."""
@@ -49,7 +50,7 @@ class PlacementKind:
     effects: Mapping[type[Effect], EffectHandler] = {}
 
     async def load(self, session: AsyncSession, id: UUID) -> PlacementSnapshot | None:
-        """Four queries; one when nothing waits."""
+        """Five queries; two when nothing waits."""
         jobs = await _waiting_jobs(session, id)
         if not jobs:
             exists = await session.scalar(select(ProjectRow.id).where(ProjectRow.id == id))
@@ -60,10 +61,11 @@ class PlacementKind:
         living = (InstanceRow.project_id == id, InstanceRow.status.not_in(_GONE))
         rows = list(await session.scalars(select(InstanceRow).where(*living)))
         usable = [row for row in rows if row.terminate_requested is None and _is_reachable(row)]
+        gpus = await instance_queries.count_busy_gpus(session, [row.id for row in usable if row.backend == LOCAL])
         return PlacementSnapshot(
             project_id=id,
             jobs=jobs,
-            instances=tuple(_instance(row) for row in usable),
+            instances=tuple(_instance(row, gpus.get(row.id, 0)) for row in usable),
             fleets=tuple(_fleet(fleet, types, rows) for fleet in fleets),
         )
 
@@ -74,20 +76,20 @@ class PlacementKind:
         self, session: AsyncSession, snapshot: PlacementSnapshot, decision: Decision[Any], now: datetime
     ) -> None:
         """Raises StaleSnapshot when a job or an instance is no longer what it was."""
-        assigned: dict[tuple[UUID, int], list[Assign]] = defaultdict(list)
+        assigned: dict[tuple[UUID, int, int], list[Assign]] = defaultdict(list)
         for write in decision.writes:
             match write:
-                case Assign(_, instance, blocks):
-                    assigned[instance.id, blocks].append(write)
+                case Assign(_, instance, blocks, gpus):
+                    assigned[instance.id, blocks, gpus].append(write)
                 case CreateFor() as new:
                     await _create_for(session, snapshot, new, now)
                 case Refuse(job_ids, error):
                     waiting = (JobRow.id.in_(job_ids), JobRow.instance_id.is_(None))
                     await session.execute(update(JobRow).where(*waiting).values(capacity_error=error))
         taken: dict[UUID, int] = defaultdict(int)
-        for (instance_id, blocks), writes in assigned.items():
+        for (instance_id, blocks, _), writes in assigned.items():
             taken[instance_id] += blocks * len(writes)
-            await _assign(session, writes[0].instance, blocks, [write.job for write in writes])
+            await _assign(session, writes)
         for instance_id, blocks in taken.items():
             await _take(session, instance_id, blocks)
 
@@ -173,7 +175,7 @@ def _texts(values: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _instance(row: InstanceRow) -> FreeInstance:
+def _instance(row: InstanceRow, busy_gpus: int) -> FreeInstance:
     offer = None
     if row.offer is not None:
         offer = InstanceOfferWithAvailability.model_validate_json(row.offer, extra="ignore")
@@ -186,6 +188,7 @@ def _instance(row: InstanceRow) -> FreeInstance:
         offer=offer,
         total_blocks=row.total_blocks or 0,
         busy_blocks=row.busy_blocks,
+        busy_gpus=busy_gpus,
     )
 
 
@@ -213,16 +216,19 @@ def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]
     )
 
 
-async def _assign(session: AsyncSession, instance: FreeInstance, blocks: int, jobs: Sequence[WaitingJob]) -> None:
+async def _assign(session: AsyncSession, writes: Sequence[Assign]) -> None:
+    """Jobs that take as much of the same instance."""
+    instance, blocks, gpus = writes[0].instance, writes[0].blocks, writes[0].gpus
     address = await session.scalar(select(InstanceRow.address).where(InstanceRow.id == instance.id))
-    await _give(session, jobs, instance, blocks, json.loads(address or "{}"))
+    held = Held(blocks, instance.total_blocks, gpus)
+    await _give(session, [write.job for write in writes], instance, held, json.loads(address or "{}"))
 
 
 async def _give(
     session: AsyncSession,
     jobs: Sequence[WaitingJob],
     instance: FreeInstance,
-    blocks: int,
+    held: Held,
     address: Mapping[str, Any],
 ) -> None:
     waiting = (
@@ -234,7 +240,8 @@ async def _give(
     values: dict[str, Any] = {
         "instance_id": instance.id,
         "fleet_id": instance.fleet_id,
-        "blocks": blocks,
+        "blocks": held.blocks,
+        "gpus": held.gpus,
         "capacity_error": None,
     }
     if instance.offer is not None:
@@ -242,8 +249,7 @@ async def _give(
             instance.name,
             instance.offer,
             address,
-            blocks=blocks,
-            total_blocks=instance.total_blocks,
+            held,
             is_local=instance.is_local,
         )
     await _expect(session, update(JobRow).where(*waiting).values(**values), len(jobs))
@@ -315,7 +321,9 @@ async def _create_for(
         total_blocks=blocks,
         busy_blocks=blocks,
     )
-    await _give(session, [job], new, blocks, {})
+    gpu = job.requirements.resources.gpu
+    least = gpu.count.min or 0 if fleet.is_local and gpu is not None else None
+    await _give(session, [job], new, Held(blocks, blocks, least), {})
     wake(session, f"instance:{values['id']}", f"fleet:{fleet.id}")
 
 
