@@ -15,6 +15,7 @@ from dstack.server.db.tables.projects import (
     SecretRow,
 )
 from dstack.server.db.tables.runs import JobRow, RunRow
+from dstack.server.db.tables.ssh_door import SshHostKeyRow
 from dstack.server.db.tables.users import UserPublicKeyRow, UserRow, UserTokenRow
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Row",
     "RunRow",
     "SecretRow",
+    "SshHostKeyRow",
     "UserPublicKeyRow",
     "UserRow",
     "UserTokenRow",
