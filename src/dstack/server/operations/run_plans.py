@@ -32,6 +32,7 @@ from dstack.server.db.tables import FileArchiveRow, JobRow, RepoRow, RunRow, Use
 from dstack.server.operations import offers, run_answers, runs
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.repos import find as find_repo
+from dstack.server.operations.run_checks import check_run
 from dstack.server.planning.new_run import job_values, service_spec
 from dstack.server.planning.offers import View
 
@@ -99,6 +100,7 @@ async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: R
             check_resource_name(effective.run_name)
         except ValueError as error:
             raise InvalidRequest(str(error)) from None
+    check_run(effective, ctx.settings)
     configuration = effective.configuration
     if isinstance(configuration, ServiceConfiguration):
         _check_gateway(ctx, configuration)
