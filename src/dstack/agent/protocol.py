@@ -172,7 +172,8 @@ class TaskSpec(_Message):
     shm_size_bytes: int = 0
     mounts: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
     ports: List[int] = dataclasses.field(default_factory=list)
-    """Ports the task listens on; with `bridge` each is published on a free port of the host's loopback."""
+    """Ports the task listens on; with `bridge` each is published on a free port of the host's loopback. A process
+    keeps the port where that is free; else it is moved to another one (see `executors.ports`)."""
     max_duration_seconds: Optional[int] = None
     stop_grace_seconds: float = 10
     """Between SIGINT and SIGKILL; may be years."""

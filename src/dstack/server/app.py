@@ -48,6 +48,7 @@ from dstack.server.hosts.activity import Activity
 from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.metrics import MetricsCollector, TimeToLive
 from dstack.server.hosts.pool import WatcherPool
+from dstack.server.hosts.probes import Prober
 from dstack.server.hosts.watcher import WatchContext
 from dstack.server.operations.context import Context
 from dstack.server.operations.own_users import OwnUsers
@@ -55,7 +56,6 @@ from dstack.server.orchestrator.engine import Engine
 from dstack.server.orchestrator.kinds import KINDS
 from dstack.server.orchestrator.world import World
 from dstack.server.settings import Settings
-from dstack.server.ssh_door.door import SshDoor
 from dstack.server.stores.logs.base import Frame, LogKey, LogStore
 from dstack.server.stores.logs.files import FileLogStore
 
@@ -106,20 +106,16 @@ async def running(
         activity=Activity(database, clock.now),
     )
     context.activity.start()
-    agents = Agents()
-    door = SshDoor(context, agents)
     try:
         if settings.background_disabled:
-            yield build(context, door)
+            yield build(context)
         else:
             ttl = TimeToLive(settings.metrics_running_ttl, settings.metrics_finished_ttl)
-            async with _orchestrating(database, encryption, configured, log_store, agents, ttl):
-                yield build(context, door)
+            async with _orchestrating(database, encryption, configured, log_store, ttl):
+                yield build(context)
     finally:
         context.stopping.set()
-        await door.close()
         await context.activity.stop()
-        await agents.close()
         access.close()
         configured.close()
         await log_store.close()
@@ -146,10 +142,10 @@ async def _orchestrating(
     encryption: Encryption,
     backends: ConfiguredBackends,
     log_store: LogStore,
-    agents: Agents,
     metrics_ttl: TimeToLive,
 ) -> AsyncIterator[None]:
     """The loop and the watchers of hosts; agents and their jobs live on when they end."""
+    agents = Agents()
     world = World(
         database=database,
         wakeups=database.wakeups,
@@ -162,18 +158,22 @@ async def _orchestrating(
     engine = Engine(database, KINDS, world)
     watchers = WatcherPool(str(uuid4()), agents, WatchContext(database, _LogSink(log_store), clock.now))
     collector = MetricsCollector(database, agents, watchers.watched, metrics_ttl, clock.now)
+    prober = Prober(database, watchers.watched)
     watchers.start()
     collector.start()
+    prober.start()
     await engine.start()
     try:
         yield
     finally:
         await collector.stop()
+        await prober.stop()
         await engine.stop()
         await watchers.stop()
+        await agents.close()
 
 
-def build(context: Context, door: SshDoor) -> FastAPI:
+def build(context: Context) -> FastAPI:
     """Routes and error answers around the parts."""
     app = FastAPI(
         title="dstack",
@@ -185,7 +185,6 @@ def build(context: Context, door: SshDoor) -> FastAPI:
         middleware=[Middleware(AnswerMistakes), Middleware(VersionCheck)],
     )
     app.state.context = context
-    app.state.ssh_door = door
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -30,8 +30,9 @@ from dstack.server.orchestrator.instances.rules import InstanceSnapshot
 from dstack.server.orchestrator.jobs import rules as jobs
 from dstack.server.orchestrator.jobs.rules import InstanceFacts, JobSnapshot
 from dstack.server.orchestrator.placement import rules as placement
+from dstack.server.orchestrator.runs import facts
 from dstack.server.orchestrator.runs import rules as runs
-from dstack.server.orchestrator.runs.rules import RunSnapshot, SubmissionFacts
+from dstack.server.orchestrator.runs.facts import RunSnapshot, SubmissionFacts
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 PROJECT, FLEET = UUID(int=1), UUID(int=2)
@@ -127,13 +128,13 @@ class Imagined:
             assert decision.status is run.status
             assert not decision.writes
         for write in decision.writes:
-            if isinstance(write, runs.TerminateJobs):
+            if isinstance(write, facts.TerminateJobs):
                 for id in write.ids:
                     if self.jobs[id].terminate_requested is None:
                         self.jobs[id] = replace(self.jobs[id], terminate_requested=write.reason)
-            if isinstance(write, runs.SubmitReplicas):
+            if isinstance(write, facts.SubmitReplicas):
                 self._resubmit(run, write.replica_nums)
-            if isinstance(write, runs.CountAttempt):
+            if isinstance(write, facts.CountAttempt):
                 run = replace(run, resubmission_attempt=write.attempt)
         reason = decision.reason if decision.status is RunStatus.TERMINATING else None
         self.runs[run_id] = replace(

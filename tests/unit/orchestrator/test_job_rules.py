@@ -15,7 +15,16 @@ from dstack.core.instances import InstanceStatus
 from dstack.core.jobs import JobStatus as S
 from dstack.core.jobs import JobTerminationReason as R
 from dstack.server.orchestrator.jobs import rules
-from dstack.server.orchestrator.jobs.rules import Detach, InstanceFacts, JobSnapshot, PutTask, RemoveTask, StopTask
+from dstack.server.orchestrator.jobs.rules import (
+    Detach,
+    InstanceFacts,
+    JobSnapshot,
+    PutTask,
+    Register,
+    RemoveTask,
+    StartDraining,
+    StopTask,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 HOST = InstanceFacts(UUID(int=9), "local-0", InstanceStatus.BUSY, has_agent=True)
@@ -142,3 +151,42 @@ def test_an_aborted_job_is_killed_at_once() -> None:
         JOB, status=S.TERMINATING, instance=HOST, task=task("running"), termination_reason=R.ABORTED_BY_USER
     )
     assert rules.decide(job, NOW).effects == (StopTask("aborted_by_user", grace_seconds=0),)
+
+
+REPLICA = replace(
+    JOB, status=S.RUNNING, instance=HOST, task=task("running"), put_at=NOW, is_replica=True, registered=True
+)
+SCALED_DOWN = replace(REPLICA, terminate_requested=R.SCALED_DOWN)
+DRAINING = replace(SCALED_DOWN, registered=False, drain_started_at=NOW)
+DRAIN_TABLE: list[tuple[str, JobSnapshot, timedelta, S, tuple[object, ...]]] = [
+    ("takes traffic once it runs", replace(REPLICA, registered=False), timedelta(), S.RUNNING, (Register(),)),
+    ("not before it is ready", replace(REPLICA, registered=False, is_ready=False), timedelta(), S.RUNNING, ()),
+    ("one that fails its probes later stays", replace(REPLICA, is_ready=False), timedelta(), S.RUNNING, ()),
+    ("another one routes to it", replace(REPLICA, is_replica=False, registered=False), timedelta(), S.RUNNING, ()),
+    ("scaled down", SCALED_DOWN, timedelta(), S.RUNNING, (StartDraining(),)),
+    ("the servers have yet to hear", DRAINING, timedelta(seconds=1), S.RUNNING, ()),
+    ("it answers what it was asked", replace(DRAINING, in_flight=1), timedelta(minutes=4), S.RUNNING, ()),
+    ("for so long", replace(DRAINING, in_flight=1), rules.DRAIN_AT_MOST, S.TERMINATING, ()),
+    ("it has answered", DRAINING, rules.DRAIN_AT_LEAST, S.TERMINATING, ()),
+    ("never took traffic", replace(SCALED_DOWN, registered=False), timedelta(), S.TERMINATING, ()),
+    ("the run is stopped meanwhile", replace(DRAINING, is_run_ending=True), timedelta(), S.TERMINATING, ()),
+    (
+        "asked to end for another reason",
+        replace(REPLICA, terminate_requested=R.TERMINATED_BY_USER),
+        timedelta(),
+        S.TERMINATING,
+        (),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("known", "later", "status", "writes"), [row[1:] for row in DRAIN_TABLE], ids=[row[0] for row in DRAIN_TABLE]
+)
+def test_replicas_take_traffic_and_are_drained(
+    known: JobSnapshot, later: timedelta, status: S, writes: tuple[object, ...]
+) -> None:
+    decision = rules.decide(known, NOW + later)
+    assert (decision.status, decision.writes) == (status, writes)
+    is_draining = known.terminate_requested is not None and status is S.RUNNING
+    assert not is_draining or decision.look_again_at is not None

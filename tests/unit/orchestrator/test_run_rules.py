@@ -15,8 +15,10 @@ from dstack.core.jobs import JobTerminationReason as JR
 from dstack.core.runs import RunStatus as S
 from dstack.core.runs import RunTerminationReason as R
 from dstack.server.orchestrator.runs import rules
-from dstack.server.orchestrator.runs.rules import (
+from dstack.server.orchestrator.runs.facts import (
+    AddReplica,
     CountAttempt,
+    GroupFacts,
     RunSnapshot,
     SetTrigger,
     SubmissionFacts,
@@ -79,7 +81,7 @@ TABLE: list[tuple[str, RunSnapshot, S, R | None]] = [
     *((f"terminal {s.value}", run(job(J.RUNNING), status=s), s, None) for s in S if s.is_finished()),
     (
         "scaled to zero",
-        run(job(J.TERMINATED, JR.SCALED_DOWN), is_service=True, desired_replicas=0),
+        run(job(J.TERMINATED, JR.SCALED_DOWN), groups=(GroupFacts("0", 0, 0, 3),)),
         S.PENDING,
         None,
     ),
@@ -112,7 +114,7 @@ def test_retry_waits_longer_each_time_and_for_the_last_submission_to_end() -> No
 
 def test_a_replica_to_retry_is_submitted_beside_the_living_ones() -> None:
     jobs = (job(J.RUNNING), job(J.FAILED, FAILED, replica=1, retry=RETRY, last_provisioned_at=NOW))
-    decision = rules.decide(run(*jobs, is_service=True, desired_replicas=2), NOW)
+    decision = rules.decide(run(*jobs, groups=(GroupFacts("0", 2, 2, 2),)), NOW)
     assert (decision.status, decision.writes) == (S.RUNNING, (SubmitReplicas((1,)),))
 
 
@@ -128,11 +130,11 @@ def test_a_multi_node_replica_is_retried_as_a_whole() -> None:
 
 @pytest.mark.parametrize(
     ("desired", "expected"),
-    [(3, SubmitReplicas((1, 2))), (0, TerminateJobs((UUID(int=1),), JR.SCALED_DOWN))],
+    [(3, (AddReplica(1, "0"), AddReplica(2, "0"))), (0, (TerminateJobs((UUID(int=1),), JR.SCALED_DOWN),))],
 )
-def test_a_service_is_brought_to_its_replicas(desired: int, expected: object) -> None:
-    decision = rules.decide(run(job(J.RUNNING), is_service=True, desired_replicas=desired), NOW)
-    assert decision.writes == (expected,)
+def test_a_service_is_brought_to_its_replicas(desired: int, expected: tuple[object, ...]) -> None:
+    decision = rules.decide(run(job(J.RUNNING), groups=(GroupFacts("0", desired, 0, 3),)), NOW)
+    assert decision.writes == expected
 
 
 def test_a_schedule_starts_the_run_again_unless_it_was_stopped() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from dstack.agent import processes
 from dstack.agent.executors import equipment
+from dstack.agent.executors.ports import PortMover
 from dstack.agent.protocol import TaskSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -118,19 +119,21 @@ def _equip(spec: TaskSpec, folder: str, base: str, account: Account) -> Tuple[st
     return os.path.join(venv, "bin") + os.pathsep + path, venv
 
 
-def start(spec: TaskSpec, place: Place, marks: Dict[str, str]) -> StartedJob:
-    """Starts the job. Raises StartError in words for the user."""
+def start(spec: TaskSpec, place: Place, marks: Dict[str, str], mover: PortMover) -> StartedJob:
+    """Starts the job; `mover` is told of its ports. Raises StartError in words for the user."""
     account, working_dir = place.account, place.working_dir
     environment = {**base_environment(account), **place.variables(), **spec.env, **marks, "PWD": working_dir}
     environment["PATH"] = place.path
     master, slave = _terminal(account)
     reading, writing = os.pipe()
+    mover.prepare()
     parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _become_job(spec.commands, environment, working_dir, account, slave, writing, parent)
+        _become_job(spec.commands, environment, working_dir, account, slave, writing, parent, mover)
     os.close(slave)
     os.close(writing)
+    mover.receive()
     with open(reading, "rb") as pipe:
         failure = pipe.read()
     if failure:
@@ -254,6 +257,7 @@ def _become_job(
     slave: int,
     report: int,
     parent: int,
+    mover: PortMover,
 ) -> NoReturn:
     """In the forked child: turns it into the job, or tells through `report` why not."""
     message = "the agent could not start it"
@@ -270,6 +274,7 @@ def _become_job(
         os.chdir(working_dir)
         message = f"the command {commands[0]!r} cannot be run"
         _default_signals()
+        mover.install()
         os.execvpe(commands[0], commands, environment)
     except OSError as error:
         os.write(report, json.dumps(f"{message}: {error.strerror}").encode())

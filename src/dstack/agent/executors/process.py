@@ -12,7 +12,7 @@ import signal
 from typing import Dict, Optional, Tuple
 
 from dstack.agent import logs, processes, usage
-from dstack.agent.executors import equipment, job, supervisor
+from dstack.agent.executors import equipment, job, ports, supervisor
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
 from dstack.agent.protocol import (
@@ -68,10 +68,12 @@ class ProcessExecutor:
         except GpusTaken as error:
             self._tasks.end(task, EXECUTOR_ERROR, str(error))
             return
-        self._tasks.update(task, status=PREPARING, gpu_ids=gpu_ids)
-        environment = {**self._gpus.environment(gpu_ids), **task.spec.env}
+        moved = ports.choose(task.spec, self._tasks.live()) if task.spec.network_mode == "bridge" else {}
+        told = [{"container": port, "host": host} for port, host in moved.items()]
+        self._tasks.update(task, status=PREPARING, gpu_ids=gpu_ids, ports=told)
+        environment = {**self._gpus.environment(gpu_ids), **task.spec.env, **ports.environment(moved)}
         spec = dataclasses.replace(task.spec, env=environment)
-        pid = supervisor.fork(task.folder, spec, lock, self._notify_path, self._log_limit_bytes)
+        pid = supervisor.fork(task.folder, spec, lock, self._notify_path, self._log_limit_bytes, moved)
         self._children[pid] = task
 
     def _take_over(self, task: Task) -> None:

@@ -24,10 +24,10 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from dstack.agent import processes
-from dstack.agent.executors import delivery, job
+from dstack.agent.executors import delivery, job, ports
 from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import short_path
 from dstack.agent.logs import LogWriter
@@ -42,8 +42,13 @@ DRAIN_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def fork(folder: str, spec: TaskSpec, lock: int, notify_path: str, log_limit_bytes: int) -> int:
-    """Starts the supervisor of a task; `lock` is the locked descriptor that it keeps. Returns its process id."""
+def fork(
+    folder: str, spec: TaskSpec, lock: int, notify_path: str, log_limit_bytes: int, moved: Dict[int, int]
+) -> int:
+    """Starts the supervisor of a task; `lock` is the locked descriptor that it keeps. Returns its process id.
+
+    `moved`: ports of the task, and the ports of the host that they are to be.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -52,7 +57,7 @@ def fork(folder: str, spec: TaskSpec, lock: int, notify_path: str, log_limit_byt
     status = 70
     try:
         _detach(folder, lock)
-        Supervisor(folder, spec, notify_path, log_limit_bytes).run()
+        Supervisor(folder, spec, notify_path, log_limit_bytes, moved).run()
         status = 0
     except BaseException:  # noqa: BLE001 - the last frame of this process: told in supervisor.err, then it ends
         traceback.print_exc()
@@ -83,13 +88,16 @@ def _detach(folder: str, lock: int) -> None:
 class Supervisor:
     """One job from start to end."""
 
-    def __init__(self, folder: str, spec: TaskSpec, notify_path: str, log_limit_bytes: int) -> None:
+    def __init__(
+        self, folder: str, spec: TaskSpec, notify_path: str, log_limit_bytes: int, moved: Dict[int, int]
+    ) -> None:
         self.folder = folder
         self.spec = spec
         self.log_limit_bytes = log_limit_bytes
         self.log = LogWriter(os.path.join(folder, "logs"))
         self.notifier = Notifier(notify_path, spec.id)
         self.output = bytearray()
+        self.mover = ports.PortMover({port: host for port, host in moved.items() if port != host})
         self.pid = 0
         self.master = -1
         self.wakeup = -1
@@ -112,7 +120,7 @@ class Supervisor:
             if cause:
                 self._finish(cause, None, message)
                 return
-            started = job.start(self.spec, place, {TASK_VARIABLE: self.spec.id})
+            started = job.start(self.spec, place, {TASK_VARIABLE: self.spec.id}, self.mover)
         except job.StartError as error:
             self._finish("error", None, str(error))
             return
@@ -170,6 +178,8 @@ class Supervisor:
         self._heed_stop()
         poll = select.poll()
         poll.register(self.wakeup, select.POLLIN)
+        if self.mover.listener >= 0:
+            poll.register(self.mover.listener, select.POLLIN)
         reading = False
         while True:
             wanted = not self._must_pause()
@@ -181,6 +191,9 @@ class Supervisor:
                 poll.unregister(self.master)
                 os.close(self.master)
                 self.master = -1
+            if self.mover.listener in ready and not self.mover.answer():
+                poll.unregister(self.mover.listener)
+                self.mover.close()
             self._flush_if_due()
             self._heed_clock()
             if self.wakeup in ready:

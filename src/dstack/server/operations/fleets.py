@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Iterable
@@ -29,7 +30,6 @@ from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, R
 from dstack.server.operations import fleet_answers, offers
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import project_ids_of
-from dstack.server.planning.combining import of_fleet
 from dstack.server.planning.new_instance import instance_values
 
 FINISHED_RUNS = ("terminated", "failed", "done")
@@ -194,10 +194,10 @@ async def add_fleet(
 
 
 async def _add_instances(session: AsyncSession, row: FleetRow, spec: FleetSpec) -> list[events.Target]:
-    nodes, terms = spec.configuration.nodes, of_fleet(spec)
+    nodes = spec.configuration.nodes
     values = [
         instance_values(
-            terms,
+            fleet_spec=json.loads(row.spec),
             fleet_id=row.id,
             fleet_name=row.name,
             project_id=row.project_id,

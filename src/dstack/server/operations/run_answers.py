@@ -15,8 +15,6 @@ from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus, RunTerminationReason
 from dstack.server import clock
 from dstack.server.db.queries import runs as queries
-from dstack.server.operations import connection_info
-from dstack.server.settings import SshAddress
 
 Document = dict[str, Any]
 
@@ -42,28 +40,20 @@ def _plain(value: Any) -> str:
 
 
 async def load(
-    session: AsyncSession,
-    runs: Sequence[RowMapping],
-    *,
-    ssh: SshAddress | None,
-    with_jobs: bool = True,
-    submissions: int | None = None,
+    session: AsyncSession, runs: Sequence[RowMapping], *, with_jobs: bool = True, submissions: int | None = None
 ) -> list[Document]:
-    """One query for the jobs of all the runs. `submissions`: only the newest so many of each job.
-
-    `ssh`: where SSH leads into jobs that run (`Settings.ssh_address`).
-    """
+    """One query for the jobs of all the runs. `submissions`: only the newest so many of each job."""
     jobs: dict[UUID, list[RowMapping]] = {run["id"]: [] for run in runs}
     if with_jobs and submissions != 0:
         for job in await queries.list_jobs(session, [run["id"] for run in runs], submissions=submissions):
             jobs[job["run_id"]].append(job)
-    return [to_document(run, jobs[run["id"]], ssh) for run in runs]
+    return [to_document(run, jobs[run["id"]]) for run in runs]
 
 
-def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: SshAddress | None) -> Document:
+def to_document(run: RowMapping, rows: Sequence[RowMapping]) -> Document:
     """`rows`: the submissions of its jobs in the order of replica, job, submission."""
     by_job = _by_job(rows)
-    jobs = [_job(run, submissions, ssh) for submissions in by_job]
+    jobs = [_job(run, submissions) for submissions in by_job]
     latest_rows = [submissions[-1] for submissions in by_job]
     latest = max(range(len(jobs)), key=lambda i: latest_rows[i]["submitted_at"], default=None)
     reason = run["termination_reason"]
@@ -83,7 +73,7 @@ def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: SshAddress | N
         "cost": sum(_cost(row) for row in rows),
         "service": _fragment(run["service_spec"]),
         "deployment_num": run["deployment_num"],
-        "error": _RUN_ERRORS.get(reason),
+        "error": _RUN_ERRORS.get(reason) or run["rollout_error"],
         "deleted": run["deleted"],
         "next_triggered_at": run["next_triggered_at"],
     }
@@ -96,12 +86,12 @@ def _by_job(rows: Sequence[RowMapping]) -> list[list[RowMapping]]:
     return list(jobs.values())
 
 
-def _job(run: RowMapping, submissions: Sequence[RowMapping], ssh: SshAddress | None) -> Document:
+def _job(run: RowMapping, submissions: Sequence[RowMapping]) -> Document:
     latest = submissions[-1]
     return {
         "job_spec": orjson.Fragment(latest["job_spec"]),
         "job_submissions": [_submission(row) for row in submissions],
-        "job_connection_info": connection_info.of_job(run, latest, ssh),
+        "job_connection_info": _connection_info(run, latest),
     }
 
 
@@ -123,7 +113,7 @@ def _submission(row: RowMapping) -> Document:
         "job_provisioning_data": _fragment(row["provisioning_data"]),
         "job_runtime_data": _fragment(row["runtime_data"]),
         "error": JobTerminationReason(reason).error if reason else None,
-        "probes": [],
+        "probes": _probes(row["probe_streaks"]),
         "image_pull_progress": None,
     }
 
@@ -134,6 +124,10 @@ def _inactivity_secs(row: RowMapping) -> int | None:
     if since is None or row["status"] != JobStatus.RUNNING.value:
         return None
     return max(int((clock.now() - since).total_seconds()), 0)
+
+
+def _probes(streaks: str | None) -> list[Document]:
+    return [] if streaks is None else [{"success_streak": streak} for streak in orjson.loads(streaks)]
 
 
 def _waiting_message(row: RowMapping) -> str | None:
@@ -172,6 +166,21 @@ def _run_status_message(run: RowMapping, latest: Sequence[RowMapping]) -> str:
     if status in (RunStatus.SUBMITTED, RunStatus.PENDING) and run["resubmission_attempt"] > 0:
         return "retrying"
     return status.value
+
+
+def _connection_info(run: RowMapping, latest: RowMapping) -> Document | None:
+    if latest["status"] != JobStatus.RUNNING.value:
+        return None
+    return {
+        "ide_name": None,
+        "attached_ide_url": None,
+        "proxied_ide_url": None,
+        "attached_ssh_command": ["ssh", run["run_name"]],
+        "proxied_ssh_command": None,
+        "sshproxy_hostname": None,
+        "sshproxy_port": None,
+        "sshproxy_upstream_id": None,
+    }
 
 
 def _cost(row: RowMapping) -> float:

@@ -32,9 +32,9 @@ from dstack.server.db.tables import FileArchiveRow, JobRow, RepoRow, RunRow, Use
 from dstack.server.operations import offers, run_answers, runs
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.repos import find as find_repo
-from dstack.server.operations.run_checks import check_run
 from dstack.server.planning.new_run import job_values, service_spec
 from dstack.server.planning.offers import View
+from dstack.server.planning.replicas import same_jobs
 
 SHOWN_NAME = "dry-run"
 """Stands in plans for a name that is not chosen yet."""
@@ -44,7 +44,7 @@ async def get_plan(ctx: Context, at: InProject, wanted: GetRunPlanRequest) -> Ru
     """What applying would do and where it could run; nothing is stored."""
     async with ctx.database.session() as session:
         effective = await _effective(ctx, session, at, wanted.run_spec)
-        current = await runs.find_current(ctx, session, at.project.id, effective.run_name)
+        current = await runs.find_current(session, at.project.id, effective.run_name)
     specs = _specs_of_replica(effective, effective.run_name or SHOWN_NAME, 0)
     market = await offers.load_market(ctx.database, ctx.backends, at.project.id)
     view = View(full=wanted.full_offers, unallocated=wanted.unallocated_resources)
@@ -76,7 +76,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
     async with ctx.database.transaction() as session:
         # One at a time in a project, so that a name is given to one run only.
         await one_at_a_time(session, f"names of runs:{at.project.id}")
-        current = await runs.find_current(ctx, session, at.project.id, spec.run_name)
+        current = await runs.find_current(session, at.project.id, spec.run_name)
         if not wanted.force:
             _assert_unchanged(current, wanted.plan.current_resource, spec)
         if current is not None and not current.status.is_finished():
@@ -86,7 +86,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
     async with ctx.database.session() as session:
         row = await queries.find_by_id(session, at.project.id, run_id)
         assert row is not None
-        return (await run_answers.load(session, [row], ssh=ctx.settings.ssh_address))[0]
+        return (await run_answers.load(session, [row]))[0]
 
 
 async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: RunSpec) -> RunSpec:
@@ -100,7 +100,6 @@ async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: R
             check_resource_name(effective.run_name)
         except ValueError as error:
             raise InvalidRequest(str(error)) from None
-    check_run(effective, ctx.settings)
     configuration = effective.configuration
     if isinstance(configuration, ServiceConfiguration):
         _check_gateway(ctx, configuration)
@@ -157,9 +156,12 @@ def _action(current: Run | None, spec: RunSpec) -> ApplyAction:
 
 
 def _can_update(current: Run, spec: RunSpec) -> bool:
-    """Whether nothing differs that a running job would have to be restarted for."""
+    """Whether nothing differs that a running job would have to be restarted for; replicas of services are replaced
+    one after the other."""
     if not can_update_run(current.run_spec, spec):
         return False
+    if isinstance(spec.configuration, ServiceConfiguration):
+        return True
     name = spec.run_name or SHOWN_NAME
     return _all_specs(current.run_spec, name) == _all_specs(spec, name)
 
@@ -273,15 +275,31 @@ async def _check_archives(session: AsyncSession, at: InProject, spec: RunSpec) -
 
 
 async def _update(session: AsyncSession, at: InProject, current: Run, spec: RunSpec) -> UUID:
-    """In place: the jobs that run keep running."""
+    """In place: jobs that the change leaves as they are keep running, replicas are replaced by and by."""
     if not _can_update(current, spec):
         fields = ", ".join(changed_run_fields(current.run_spec, spec)) or "nothing"
         raise InvalidRequest(
             f"Run {spec.run_name!r} is active and cannot be changed in place (changed: {fields}); stop it first"
         )
-    values = {"run_spec": dump_json(spec), "deployment_num": current.deployment_num + 1}
-    await runs.update_priority(session, current.id, spec.configuration.priority or 0, values)
+    await _check_archives(session, at, spec)
+    row = await session.get_one(RunRow, current.id, with_for_update=True, populate_existing=True)
+    if row.deployment_num != current.deployment_num:
+        raise InvalidRequest(f"Run {spec.run_name!r} has changed since the plan was made; apply again")
+    number = row.deployment_num + 1
+    jobs = await session.execute(
+        select(JobRow.id, JobRow.job_spec).where(JobRow.run_id == row.id, JobRow.finished_at.is_(None))
+    )
+    rows = [(id, text) for id, text in jobs]
+    same = same_jobs(rows, spec, run_name=row.run_name)
+    if (
+        len(same) < len(rows) and row.previous_run_spec is None
+    ):  # a rollout; during one, what worked stays on record
+        row.previous_run_spec = row.run_spec
+    row.run_spec, row.deployment_num, row.rollout_error = dump_json(spec), number, None
+    await runs.update_priority(session, row, spec.configuration.priority or 0)
+    await session.execute(update(JobRow).where(JobRow.id.in_(same)).values(deployment_num=number))
     target = events.Target("run", current.id, spec.run_name or "", at.project.id)
     await events.record(session, "Run updated", actor=at.caller.user_id, targets=[target])
-    wake(session, f"run:{current.id}", f"placement:{at.project.id}", runs.changed(at.project.id, current.id))
+    names = (f"run:{current.id}", f"placement:{at.project.id}", runs.changed(at.project.id, current.id))
+    wake(session, *names, "routes")
     return current.id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 import orjson
@@ -51,7 +50,7 @@ async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list
         )
         heads = await queries.list_heads(session, wanted)
         view = (page.include_jobs, page.job_submissions_limit)
-        return await ctx.finished_runs.load(session, heads, view, ssh=ctx.settings.ssh_address)
+        return await ctx.finished_runs.load(session, heads, view)
 
 
 async def _project_ids(
@@ -75,7 +74,7 @@ async def get_run(ctx: Context, at: InProject, wanted: GetRunRequest) -> Documen
         row = await _find(session, at, wanted)
         if row is None:
             raise ResourceNotExists(f"Run {wanted.run_name or wanted.id} does not exist")
-        return (await run_answers.load(session, [row], ssh=ctx.settings.ssh_address))[0]
+        return (await run_answers.load(session, [row]))[0]
 
 
 async def _find(session: AsyncSession, at: InProject, wanted: GetRunRequest) -> RowMapping | None:
@@ -86,12 +85,12 @@ async def _find(session: AsyncSession, at: InProject, wanted: GetRunRequest) -> 
     return await queries.find_by_name(session, at.project.id, wanted.run_name)
 
 
-async def find_current(ctx: Context, session: AsyncSession, project_id: UUID, run_name: str | None) -> Run | None:
+async def find_current(session: AsyncSession, project_id: UUID, run_name: str | None) -> Run | None:
     """The newest run of that name as a model."""
     row = await queries.find_by_name(session, project_id, run_name) if run_name else None
     if row is None:
         return None
-    documents = await run_answers.load(session, [row], ssh=ctx.settings.ssh_address)
+    documents = await run_answers.load(session, [row])
     return Run.model_validate_json(run_answers.dump(documents[0]), extra="ignore")
 
 
@@ -132,17 +131,12 @@ async def _rows(session: AsyncSession, at: InProject, names: Sequence[str]) -> l
     return list(await session.scalars(statement.with_for_update().order_by(RunRow.submitted_at)))
 
 
-async def update_priority(session: AsyncSession, run_id: UUID, priority: int, values: dict[str, Any]) -> None:
+async def update_priority(session: AsyncSession, run: RunRow, priority: int) -> None:
     """Of the run and of its jobs, which look at their new settings."""
-    await session.execute(update(RunRow).where(RunRow.id == run_id).values(priority=priority, **values))
-    unfinished = JobRow.finished_at.is_(None)
-    await session.execute(
-        update(JobRow)
-        .where(JobRow.run_id == run_id, unfinished)
-        .values(priority=priority, deployment_num=values["deployment_num"])
-    )
-    ids = await session.scalars(select(JobRow.id).where(JobRow.run_id == run_id, unfinished))
-    wake(session, *(f"job:{id}" for id in ids))
+    run.priority = priority
+    unfinished = (JobRow.run_id == run.id, JobRow.finished_at.is_(None))
+    await session.execute(update(JobRow).where(*unfinished).values(priority=priority))
+    wake(session, *(f"job:{id}" for id in await session.scalars(select(JobRow.id).where(*unfinished))))
 
 
 def target(row: RunRow) -> events.Target:

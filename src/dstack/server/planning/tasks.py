@@ -13,7 +13,7 @@ from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsActi
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
 from dstack.core.files import FileArchiveMapping
 from dstack.core.instances import Resources
-from dstack.core.interpolation import fill_nodes, interpolate
+from dstack.core.interpolation import interpolate
 from dstack.core.job_specs import DEFAULT_IMAGE, NVCC_IMAGE
 from dstack.core.jobs import JobSpec
 from dstack.core.repos import VIRTUAL_REPO_ID, RemoteRunRepoData
@@ -50,9 +50,6 @@ class Node:
 
     ip: str
     gpus: int = 0
-    group_index: int = 0
-    group_name: str = "0"
-    number_in_group: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         id=str(context.job_id),
         name=spec.job_name,
         executor=executor,
-        commands=_with_nodes(_commands(spec, is_process), context.nodes),
+        commands=_commands(spec, is_process),
         env=env,
         working_dir=working_dir,
         user=_user(spec),
@@ -140,7 +137,7 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         registry_username=_fill(auth.username, context) if auth and not is_process else "",
         registry_password=_fill(auth.password, context) if auth and not is_process else "",
         privileged=spec.privileged,
-        network_mode="host" if host.takes_whole or is_process or spec.jobs_per_replica > 1 else "bridge",
+        network_mode=_network_mode(spec, host, is_process),
         gpu=host.gpus,
         cpu=host.cpus,
         memory_bytes=host.memory_bytes,
@@ -157,6 +154,13 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         hostfile=_hostfile(context.nodes),
         simulation=_simulation(env) if executor == "simulated" else {},
     )
+
+
+def _network_mode(spec: JobSpec, host: Host, is_process: bool) -> str:
+    """Replicas of services have ports of their own, so that several can be on one host."""
+    if is_process:
+        return "host" if spec.service_port is None else "bridge"
+    return "host" if host.takes_whole or spec.jobs_per_replica > 1 else "bridge"
 
 
 def choose_executor(spec: JobSpec, host: Host) -> str:
@@ -178,14 +182,6 @@ def _commands(spec: JobSpec, is_process: bool) -> list[str]:
         return list(spec.commands)
     is_plain = is_process or spec.commands[-4].rsplit("/", 1)[-1] == "sh"
     return [*spec.commands[:-3], *spec.commands[-2:]] if is_plain else list(spec.commands)
-
-
-def _with_nodes(argv: list[str], nodes: tuple[Node, ...]) -> list[str]:
-    addresses: dict[str, str] = {}
-    for node in nodes:
-        for group in (str(node.group_index), node.group_name):
-            addresses[f"{group}.{node.number_in_group}"] = node.ip
-    return [fill_nodes(text, addresses) if "${{" in text else text for text in argv]
 
 
 def _process_dirs(spec: JobSpec) -> tuple[str | None, str]:
@@ -275,6 +271,8 @@ def job_env(context: TaskContext) -> dict[str, str]:
         "DSTACK_GPUS_PER_NODE": str(own.gpus),
         "DSTACK_GPUS_NUM": str(sum(node.gpus for node in nodes)),
     }
+    if spec.service_port is not None:
+        env["DSTACK_SERVICE_PORT"] = str(spec.service_port)
     given = {**context.instance_env, **spec.env}
     return env | {name: _fill(value, context) for name, value in given.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from sqlalchemy import select
 
@@ -80,13 +80,13 @@ class ServerProxyRepo:
             row = (await session.execute(newest)).one_or_none()
             if row is None or row.service_spec is None or not _is_served_here(row.service_spec):
                 return None
-            replicas = await session.scalars(
-                select(JobRow.service_address)
+            replicas = await session.execute(
+                select(JobRow.service_address, JobRow.healthy)
                 .where(JobRow.run_id == row.id, JobRow.status == JobStatus.RUNNING.value)
                 .where(JobRow.registered.is_(True), JobRow.service_address.is_not(None))
                 .order_by(JobRow.replica_num)
             )
-            addresses = tuple(address for address in replicas if address is not None)
+            addresses = _preferred([(address, healthy) for address, healthy in replicas if address is not None])
         configuration = json.loads(row.run_spec).get("configuration", {})
         return Service(
             id=str(row.id),
@@ -96,6 +96,12 @@ class ServerProxyRepo:
             strip_prefix=configuration.get("strip_prefix", True),
             replicas=addresses,
         )
+
+
+def _preferred(replicas: Sequence[tuple[str, bool]]) -> tuple[str, ...]:
+    """Those whose probes succeed; all of them where that holds for none (better B6)."""
+    healthy = tuple(address for address, is_healthy in replicas if is_healthy)
+    return healthy or tuple(address for address, _ in replicas)
 
 
 def _is_served_here(service_spec: str) -> bool:

@@ -14,8 +14,7 @@ from dstack.server.db.tables.projects import (
     RepoRow,
     SecretRow,
 )
-from dstack.server.db.tables.runs import JobRow, RunRow
-from dstack.server.db.tables.ssh_door import SshHostKeyRow
+from dstack.server.db.tables.runs import JobRow, RunRow, ServiceLoadRow
 from dstack.server.db.tables.users import UserPublicKeyRow, UserRow, UserTokenRow
 
 __all__ = [
@@ -36,7 +35,7 @@ __all__ = [
     "Row",
     "RunRow",
     "SecretRow",
-    "SshHostKeyRow",
+    "ServiceLoadRow",
     "UserPublicKeyRow",
     "UserRow",
     "UserTokenRow",

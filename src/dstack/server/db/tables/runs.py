@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import Index, String, text
+from sqlalchemy import Index, String, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dstack.server.db.tables.base import Reconciled, Row, references
@@ -45,6 +45,13 @@ class RunRow(Reconciled, Row):
     priority: Mapped[int] = mapped_column(default=0)
     deployment_num: Mapped[int] = mapped_column(default=0)
     desired_replica_count: Mapped[int] = mapped_column(default=1)
+    """Of all groups together."""
+    replica_targets: Mapped[str | None]
+    """Services: JSON of how many replicas each group is to have; None: the fewest it may have."""
+    previous_run_spec: Mapped[str | None]
+    """While a rollout goes on: canonical JSON of the `RunSpec` that is known to work."""
+    rollout_error: Mapped[str | None]
+    """Why the last rollout was given up; None: it was not."""
     termination_reason: Mapped[str | None] = mapped_column(String(64))
     termination_message: Mapped[str | None]
     stop_requested: Mapped[str | None] = mapped_column(String(32))
@@ -104,6 +111,33 @@ class JobRow(Reconciled, Row):
     last_active_at: Mapped[datetime | None]
     """Dev environments that run: when somebody was last connected, or else when it began to run."""
     registered: Mapped[bool] = mapped_column(default=False)
-    """Service replicas: takes traffic."""
+    """Service replicas: was ready and takes traffic until it is to end."""
+    probe_streaks: Mapped[str | None]
+    """JSON: of each probe, how many times in a row it has succeeded. None: there are none, or it does not run."""
+    healthy: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """False while a probe fails: others are preferred."""
+    drain_started_at: Mapped[datetime | None]
+    """Since when the replica gets no new requests and those on their way are waited for."""
     service_address: Mapped[str | None]
     """Where the proxy reaches the replica: `host:port` or `unix:/path`, once running."""
+
+
+class ServiceLoadRow(Row):
+    """What one server process has seen of the requests to a service. Written every few seconds, or at once."""
+
+    __tablename__ = "service_loads"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(references("runs.id", ondelete="CASCADE"), primary_key=True)
+    server: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    """One start of a server process."""
+    since: Mapped[datetime]
+    """When that process began to count."""
+    written_at: Mapped[datetime]
+    requests_30: Mapped[int]
+    requests_60: Mapped[int]
+    requests_300: Mapped[int]
+    """Answered in the last so many seconds."""
+    in_flight: Mapped[int]
+    """Not answered yet, those that are held included."""
+    replicas: Mapped[str]
+    """JSON: requests on their way by address of the replica, where there are any."""

@@ -29,6 +29,10 @@ ABORT_GRACE = timedelta(minutes=1)
 """How long an aborted job waits for an unreachable host."""
 LOOK_AGAIN = timedelta(seconds=30)
 """A safety net under the wake-ups of the watchers."""
+DRAIN_AT_LEAST = timedelta(seconds=2)
+"""Every server has stopped sending requests to a replica by then, and has told what is still on its way."""
+DRAIN_AT_MOST = timedelta(minutes=5)
+DRAIN_LOOK = timedelta(seconds=1)
 TASK_STATUSES = {protocol.PULLING: S.PULLING, protocol.CREATING: S.PULLING, protocol.RUNNING: S.RUNNING}
 """What the agent's earlier statuses (pending, preparing) say nothing new about."""
 PROGRESS = (S.SUBMITTED, S.PROVISIONING, S.PULLING, S.RUNNING)
@@ -81,6 +85,17 @@ class JobSnapshot:
     unreachable_since: datetime | None = None
     priority: int = 0
     policies: Policies = field(default_factory=Policies)
+    is_run_ending: bool = False
+    """Nobody waits for its requests any more."""
+    is_replica: bool = False
+    """Of a service, and requests are to be sent to it."""
+    is_ready: bool = True
+    """All its probes have succeeded as often as they have to."""
+    registered: bool = False
+    """It takes traffic."""
+    drain_started_at: datetime | None = None
+    in_flight: int = 0
+    """Requests on their way to it, while it is drained."""
 
     @property
     def key(self) -> Key:
@@ -130,6 +145,16 @@ class TellOthers:
     """A write: woken are the other jobs of the replica, which may have waited for this one."""
 
 
+@dataclass(frozen=True)
+class Register:
+    """A write: the replica takes traffic from now on."""
+
+
+@dataclass(frozen=True)
+class StartDraining:
+    """A write: the replica gets no new requests."""
+
+
 def decide(job: JobSnapshot, now: datetime) -> Decision[JobStatus]:
     """The first thing that holds."""
     match job.status:
@@ -147,7 +172,8 @@ def _decide_active(job: JobSnapshot, now: datetime) -> Decision[JobStatus]:
     if job.task is not None and job.task.status == protocol.ENDED:
         return _terminate(job, _reason_of(job.task), job.task.message)
     if job.terminate_requested is not None:
-        return _terminate(job, job.terminate_requested, job.terminate_message)
+        draining = _drain(job, now) if job.terminate_requested is R.SCALED_DOWN else None
+        return draining or _terminate(job, job.terminate_requested, job.terminate_message)
     if job.instance is None:
         return _wait_for_capacity(job, now)
     if job.instance.is_gone:
@@ -155,6 +181,20 @@ def _decide_active(job: JobSnapshot, now: datetime) -> Decision[JobStatus]:
     if job.unreachable_since is not None and now >= job.unreachable_since + UNREACHABLE_GRACE:
         return _give_up(job, job.instance)
     return _advance(job, job.instance, now)
+
+
+def _drain(job: JobSnapshot, now: datetime) -> Decision[JobStatus] | None:
+    """A replica that is not needed any more answers what it was asked; None: it has, or nobody waits for it."""
+    started = job.drain_started_at
+    if job.status is not S.RUNNING or job.is_run_ending or not (job.registered or started):
+        return None
+    if started is None:
+        return Decision(job.status, writes=(StartDraining(),), look_again_at=now + DRAIN_AT_LEAST)
+    if now < started + DRAIN_AT_LEAST:
+        return Decision(job.status, look_again_at=started + DRAIN_AT_LEAST)
+    if job.in_flight and now < started + DRAIN_AT_MOST:
+        return Decision(job.status, look_again_at=now + DRAIN_LOOK)
+    return None
 
 
 def _reason_of(task: TaskState) -> JobTerminationReason:
@@ -200,6 +240,8 @@ def _advance(job: JobSnapshot, instance: InstanceFacts, now: datetime) -> Decisi
     if PROGRESS.index(status) < PROGRESS.index(job.status):
         status = job.status
     changed = status is not job.status
+    registers = status is S.RUNNING and job.is_replica and job.is_ready and not job.registered
+    writes = ((TellOthers(),) if changed else ()) + ((Register(),) if registers else ())
     look_again_at = None if job.unreachable_since is None else job.unreachable_since + UNREACHABLE_GRACE
     if not changed and status is S.RUNNING and job.unreachable_since is None:
         verdict = judge(job.policies, now)
@@ -208,8 +250,8 @@ def _advance(job: JobSnapshot, instance: InstanceFacts, now: datetime) -> Decisi
         look_again_at = verdict.look_again_at
     return Decision(
         status,
-        writes=(TellOthers(),) if changed else (),
-        wake=(job.run_key,) if changed else (),
+        writes=writes,
+        wake=(job.run_key,) if writes else (),
         look_again_at=look_again_at,
         again=changed and status is S.RUNNING,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -16,15 +17,26 @@ from dstack.core.configurations.profiles import RetryEvent, StartupOrder, Utiliz
 from dstack.core.events import EventTargetType
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus
 from dstack.core.jobs import JobStatus, JobTerminationReason
+from dstack.core.runs import RunStatus
+from dstack.server import clock
 from dstack.server.db.engine import wake
-from dstack.server.db.queries import metrics
+from dstack.server.db.queries import loads, metrics
 from dstack.server.db.tables import InstanceRow, JobMetricsPointRow, JobRow, RunRow
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
 from dstack.server.orchestrator.jobs import effects, rules
 from dstack.server.orchestrator.jobs.policies import GpuSample, Policies
-from dstack.server.orchestrator.jobs.rules import Detach, InstanceFacts, JobSnapshot, Release, TellOthers
+from dstack.server.orchestrator.jobs.rules import (
+    Detach,
+    InstanceFacts,
+    JobSnapshot,
+    Register,
+    Release,
+    StartDraining,
+    TellOthers,
+)
 from dstack.server.planning.placed import Held, placed_values
+from dstack.server.planning.replicas import is_ready, takes_requests
 
 
 class JobKind:
@@ -34,19 +46,32 @@ class JobKind:
     effects: Mapping[type[Effect], EffectHandler] = effects.HANDLERS
 
     async def load(self, session: AsyncSession, id: UUID) -> JobSnapshot | None:
-        """One query; one more for a job of several nodes that is about to start, and for a utilization policy."""
-        query = select(JobRow, RunRow.run_spec, InstanceRow).join(RunRow, RunRow.id == JobRow.run_id)
+        """One query; one more where nodes wait for each other, for a utilization policy, and for draining."""
+        columns = (RunRow.run_spec, RunRow.status, RunRow.stop_requested)
+        query = select(JobRow, *columns, InstanceRow).join(RunRow, RunRow.id == JobRow.run_id)
         query = query.outerjoin(InstanceRow, InstanceRow.id == JobRow.instance_id).where(JobRow.id == id)
         found = (await session.execute(query)).first()
         if found is None:
             return None
-        job, run_spec, instance = found
+        job, run_spec, run_status, stop_requested, instance = found
         spec = json.loads(job.job_spec)
         may_start = True
         if spec["jobs_per_replica"] > 1 and job.task_state is None and instance is not None:
             may_start = await _may_start(session, job, run_spec)
         policies = await _policies(session, job, spec, run_spec)
-        return _snapshot(job, spec, instance, may_start, policies)
+        snapshot = _snapshot(job, spec, instance, may_start, policies)
+        if spec["service_port"] is None:
+            return snapshot
+        seen = await loads.read(session, job.run_id, clock.now()) if job.drain_started_at is not None else None
+        return replace(
+            snapshot,
+            is_run_ending=run_status == RunStatus.TERMINATING.value or stop_requested is not None,
+            is_replica=spec["job_num"] == 0 and takes_requests(run_spec, spec["replica_group"]),
+            is_ready=is_ready(spec["probes"], job.probe_streaks),
+            registered=job.registered,
+            drain_started_at=job.drain_started_at,
+            in_flight=0 if seen is None else seen.replicas.get(job.service_address or "", 0),
+        )
 
     def decide(self, snapshot: JobSnapshot, now: datetime) -> Decision[JobStatus]:
         return rules.decide(snapshot, now)
@@ -63,6 +88,12 @@ class JobKind:
                 case Release():
                     values |= {"finished_at": now, "blocks": 0, "registered": False}
                     await _give_back(session, snapshot, now)
+                case Register():
+                    values["registered"] = True
+                    wake(session, "routes")
+                case StartDraining():
+                    values |= {"registered": False, "drain_started_at": now}
+                    wake(session, "routes")
                 case TellOthers():
                     await _wake_others(session, snapshot)
         status = decision.status
@@ -72,7 +103,7 @@ class JobKind:
             if status is JobStatus.RUNNING and snapshot.policies.is_watched:
                 values["last_active_at"] = now
             if status in (JobStatus.PROVISIONING, JobStatus.RUNNING):
-                values |= await _placed(session, snapshot, is_running=status is JobStatus.RUNNING)
+                values = await _placed(session, snapshot, is_running=status is JobStatus.RUNNING) | values
             await self._tell(session, snapshot, decision)
         if values:
             await session.execute(update(JobRow).where(JobRow.id == snapshot.id).values(**values))
@@ -234,7 +265,7 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
     if is_running and spec["service_port"] is not None and spec["job_num"] == 0:
         port = spec["service_port"]
         values["service_address"] = f"{address['hostname']}:{ports.get(port, port)}"
-        values["registered"] = True
+        values["probe_streaks"] = json.dumps([0 for _ in spec["probes"]]) if spec["probes"] else None
     return values
 
 

@@ -15,14 +15,12 @@ from typing import Any
 from uuid import UUID
 
 from dstack.core.configurations.profiles import ProfileParams, SpotPolicy
-from dstack.core.configurations.references import EntityReference, InstanceSelector
 from dstack.core.fleets import FleetSpec
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.server.orchestrator.decision import Decision, Key, Kind
 from dstack.server.planning import offers
 from dstack.server.planning.combining import Combined, NotUsable, combine, reusing
 from dstack.server.planning.matching import Share, share_of_offer, slot_mismatch, slot_of, whole_mismatch
-from dstack.server.planning.selecting import FleetName, InstanceNames, is_named, is_selected
 
 MAX_ASSIGNMENTS = 200
 """In one pass, so that a transaction stays short."""
@@ -42,14 +40,15 @@ class PlacementStatus(str, enum.Enum):
 class Limits:
     """What a run allows for, besides what its jobs need; None: anything."""
 
-    fleets: tuple[EntityReference, ...] | None = None
-    instances: tuple[InstanceSelector, ...] | None = None
+    fleets: tuple[str, ...] | None = None
+    instances: tuple[str, ...] | None = None
     backends: tuple[str, ...] | None = None
     """As on the wire."""
     regions: tuple[str, ...] | None = None
-    availability_zones: tuple[str, ...] | None = None
     instance_types: tuple[str, ...] | None = None
     may_create: bool = True
+    idle_duration: int | None = None
+    """Seconds, for an instance made for the run; -1 never."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,6 @@ class FreeInstance:
     total_blocks: int
     busy_blocks: int
     busy_gpus: int = 0
-    num: int = 0
-    """In its fleet."""
-    hostname: str | None = None
 
     @property
     def free_blocks(self) -> int:
@@ -107,16 +103,11 @@ class GrowingFleet:
     id: UUID
     name: str
     room: int
-    project_name: str = ""
     is_cluster: bool = False
     is_local: bool = False
     """Its only instance is the machine of the server, which has room for all nodes of a group."""
     backends: tuple[str, ...] | None = None
     spec: FleetSpec | None = None
-
-    @property
-    def called(self) -> FleetName:
-        return FleetName(self.name, self.project_name)
 
 
 @dataclass(frozen=True)
@@ -259,7 +250,7 @@ def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> Assign | None:
         return None
     asking = replace(job, requirements=needed)
     for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
-        share = share_for(asking, instance) if _allows_instance(job, instance, fleet) else None
+        share = share_for(asking, instance) if _allows_instance(job, instance) else None
         if share is not None:
             return Assign(job, instance, share.blocks, len(share.resources.gpus))
     return None
@@ -273,25 +264,22 @@ def _needed_of_existing(job: WaitingJob, fleet: GrowingFleet) -> Requirements | 
 
 
 def _allows_fleet(job: WaitingJob, fleet: GrowingFleet) -> bool:
-    return is_named(fleet.called, job.limits.fleets)
+    return job.limits.fleets is None or fleet.name in job.limits.fleets
 
 
-def _allows_instance(job: WaitingJob, instance: FreeInstance, fleet: GrowingFleet) -> bool:
+def _allows_instance(job: WaitingJob, instance: FreeInstance) -> bool:
     offer, limits = instance.offer, job.limits
-    names = InstanceNames(fleet.called, instance.num, instance.name, instance.hostname)
-    if offer is None or not is_selected(names, limits.instances):
+    if offer is None or (limits.instances is not None and instance.name not in limits.instances):
         return False
-    allowed = offers.Limits(
-        backends=_folded(limits.backends),
-        regions=_folded(limits.regions),
-        availability_zones=_folded(limits.availability_zones),
-        instance_types=_folded(limits.instance_types),
+    return (
+        _among(offer.backend.value, limits.backends)
+        and _among(offer.region, limits.regions)
+        and _among(offer.instance.name, limits.instance_types)
     )
-    return allowed.mismatch(offer) is None
 
 
-def _folded(names: tuple[str, ...] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(name.lower() for name in names)
+def _among(value: str, allowed: tuple[str, ...] | None) -> bool:
+    return allowed is None or value.lower() in {one.lower() for one in allowed}
 
 
 def share_for(job: WaitingJob, instance: FreeInstance) -> Share | None:
@@ -359,10 +347,9 @@ def explain(
     """Why there is no capacity, for people; begins with `NO_FLEETS` when no fleet could be used at all."""
     allowed = [fleet for fleet in fleets if _allows_fleet(job, fleet)]
     if not allowed:
-        wanted = f" among {', '.join(map(str, job.limits.fleets))}" if job.limits.fleets else ""
+        wanted = f" among {', '.join(job.limits.fleets)}" if job.limits.fleets else ""
         return f"{NO_FLEETS}{wanted}: create a fleet first"
-    by_id = {fleet.id: fleet for fleet in allowed}
-    reasons = [_why_not(job, one, by_id[one.fleet_id]) for one in instances if one.fleet_id in by_id]
+    reasons = [_why_not(job, one) for one in instances if one.fleet_id in {fleet.id for fleet in allowed}]
     reasons += [
         f"fleet {fleet.name} does not fit ({terms.reason})"
         for fleet in allowed
@@ -372,10 +359,10 @@ def explain(
     return f"No capacity for {nodes} node{'s' if nodes > 1 else ''}: {shown}"
 
 
-def _why_not(job: WaitingJob, instance: FreeInstance, fleet: GrowingFleet) -> str:
+def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
     if instance.offer is None:
         return f"{instance.name} is not ready yet"
-    if not _allows_instance(job, instance, fleet):
+    if not _allows_instance(job, instance):
         return f"{instance.name} is not what the run allows for"
     if instance.is_local:
         why = slot_mismatch(job.requirements, instance.offer)

@@ -6,13 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
+from dstack.core.configurations.profiles import ProfileParams
 from dstack.core.fleets import FleetSpec, FleetStatus
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.core.jobs import JobStatus
@@ -40,7 +40,6 @@ MAX_LOADED = 500
 """Waiting jobs looked at in one pass: the first of the queue."""
 UNLIMITED = 10_000
 LOCAL = "local"
-T = TypeVar("T")
 _GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
 
 
@@ -57,8 +56,7 @@ class PlacementKind:
             exists = await session.scalar(select(ProjectRow.id).where(ProjectRow.id == id))
             return None if exists is None else PlacementSnapshot(id, (), (), ())
         active = (FleetRow.project_id == id, FleetRow.status == FleetStatus.ACTIVE.value)
-        query = select(FleetRow, ProjectRow.name).join(ProjectRow, ProjectRow.id == FleetRow.project_id)
-        fleets = list(await session.execute(query.where(*active, FleetRow.deleted_at.is_(None))))
+        fleets = list(await session.scalars(select(FleetRow).where(*active, FleetRow.deleted_at.is_(None))))
         types = list(await session.scalars(select(BackendRow.type).where(BackendRow.project_id == id)))
         living = (InstanceRow.project_id == id, InstanceRow.status.not_in(_GONE))
         rows = list(await session.scalars(select(InstanceRow).where(*living)))
@@ -68,7 +66,7 @@ class PlacementKind:
             project_id=id,
             jobs=jobs,
             instances=tuple(_instance(row, gpus.get(row.id, 0)) for row in usable),
-            fleets=tuple(_fleet(fleet, name, types, rows) for fleet, name in fleets),
+            fleets=tuple(_fleet(fleet, types, rows) for fleet in fleets),
         )
 
     def decide(self, snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStatus]:
@@ -151,19 +149,29 @@ def profile_of(run_spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def limits_of(run_spec: Mapping[str, Any]) -> Limits:
     """What the configuration, or else the profile, allows for."""
-    asked = ProfileParams.model_validate(profile_of(run_spec), extra="ignore")
+    found = profile_of(run_spec)
     return Limits(
-        fleets=_tuple(asked.fleets),
-        instances=_tuple(asked.instances),
-        backends=_tuple([backend.value for backend in asked.backends] if asked.backends is not None else None),
-        regions=_tuple(asked.regions),
-        availability_zones=_tuple(asked.availability_zones),
-        instance_types=_tuple(asked.instance_types),
-        may_create=asked.creation_policy is not CreationPolicy.REUSE,
+        fleets=_names(found["fleets"]),
+        instances=_names(found["instances"]),
+        backends=_texts(found["backends"]),
+        regions=_texts(found["regions"]),
+        instance_types=_texts(found["instance_types"]),
+        may_create=found["creation_policy"] != "reuse",
+        idle_duration=found["idle_duration"],
     )
 
 
-def _tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
+def _names(selectors: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...] | None:
+    if selectors is None:
+        return None
+    return tuple(one.get("name") or one.get("hostname") or _numbered(one) for one in selectors)
+
+
+def _numbered(selector: Mapping[str, Any]) -> str:
+    return f"{selector['fleet']['name']}-{selector['instance']}"
+
+
+def _texts(values: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if values is None else tuple(values)
 
 
@@ -181,14 +189,10 @@ def _instance(row: InstanceRow, busy_gpus: int) -> FreeInstance:
         total_blocks=row.total_blocks or 0,
         busy_blocks=row.busy_blocks,
         busy_gpus=busy_gpus,
-        num=row.instance_num,
-        hostname=json.loads(row.address).get("hostname") if row.address else None,
     )
 
 
-def _fleet(
-    row: FleetRow, project_name: str, types: Sequence[str], instances: Iterable[InstanceRow]
-) -> GrowingFleet:
+def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]) -> GrowingFleet:
     configuration = json.loads(row.spec)["configuration"]
     allowed = configuration.get("backends")
     wire = {name: "remote" if name in ("local", "fake") else name for name in types}
@@ -205,7 +209,6 @@ def _fleet(
         id=row.id,
         name=row.name,
         room=max(limit - members, 0),
-        project_name=project_name,
         is_cluster=configuration.get("placement") == "cluster",
         is_local=is_local,
         backends=tuple(wire[name] for name in usable),
@@ -269,6 +272,10 @@ async def _expect(session: AsyncSession, statement: Any, count: int) -> None:
         raise StaleSnapshot
 
 
+def _sorted(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
+
+
 async def _create_for(
     session: AsyncSession, snapshot: PlacementSnapshot, create: CreateFor, now: datetime
 ) -> None:
@@ -282,8 +289,21 @@ async def _create_for(
     living = (InstanceRow.fleet_id == fleet.id, InstanceRow.status != InstanceStatus.TERMINATED.value)
     taken = set(await session.scalars(select(InstanceRow.instance_num).where(*living)))
     num = next(num for num in range(len(taken) + 1) if num not in taken)
+    limits = {
+        "backends": _sorted(terms.limits.backends),
+        "regions": _sorted(terms.limits.regions),
+        "instance_types": _sorted(terms.limits.instance_types),
+    }
     values = instance_values(
-        terms, fleet_id=fleet.id, fleet_name=fleet.name, project_id=snapshot.project_id, num=num, now=now
+        fleet_spec=json.loads(spec),
+        fleet_id=fleet.id,
+        fleet_name=fleet.name,
+        project_id=snapshot.project_id,
+        num=num,
+        now=now,
+        requirements=terms.requirements,
+        limits=limits,
+        idle_duration=job.limits.idle_duration,
     )
     blocks = 1
     configured = json.loads(spec)["configuration"].get("blocks", 1)

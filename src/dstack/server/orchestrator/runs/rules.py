@@ -6,17 +6,28 @@ The order of the cases is that of the table in `docs/concepts/runs.md`: the firs
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from typing_extensions import assert_never
 
-from dstack.core.configurations.profiles import Retry, RetryEvent
+from dstack.core.configurations.profiles import RetryEvent
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus, RunTerminationReason
-from dstack.server.orchestrator.decision import Decision, Key, Kind
+from dstack.server.orchestrator.decision import Decision, Key
+from dstack.server.orchestrator.runs import autoscaling, replicas
+from dstack.server.orchestrator.runs.facts import (
+    CountAttempt,
+    RollBack,
+    RunSnapshot,
+    SetTargets,
+    SetTrigger,
+    SubmissionFacts,
+    SubmitReplicas,
+    TerminateJobs,
+)
+from dstack.server.orchestrator.runs.replicas import not_asked
 
 S = RunStatus
 J = JobStatus
@@ -24,89 +35,6 @@ R = RunTerminationReason
 
 RETRY_DELAYS = tuple(timedelta(seconds=seconds) for seconds in (15, 30, 60, 120, 300, 600))
 """Before each resubmission; the last one is used from then on."""
-
-
-@dataclass(frozen=True)
-class SubmissionFacts:
-    """The latest submission of a job."""
-
-    id: UUID
-    replica_num: int
-    job_num: int
-    submission_num: int
-    status: JobStatus
-    submitted_at: datetime
-    last_processed_at: datetime
-    reason: JobTerminationReason | None = None
-    terminate_requested: bool = False
-    retry: Retry | None = None
-    last_provisioned_at: datetime | None = None
-    """When the newest submission of this job that had an instance was last processed; None: none ever had one."""
-
-    @property
-    def key(self) -> Key:
-        return Key(Kind.JOB, self.id)
-
-
-@dataclass(frozen=True)
-class RunSnapshot:
-    """All that is known of a run."""
-
-    id: UUID
-    project_id: UUID
-    run_name: str
-    status: RunStatus
-    submitted_at: datetime
-    jobs: tuple[SubmissionFacts, ...]
-    desired_replicas: int = 1
-    is_service: bool = False
-    master_done_ends: bool = False
-    """`stop_criteria: master-done`."""
-    stop_requested: RunTerminationReason | None = None
-    termination_reason: RunTerminationReason | None = None
-    resubmission_attempt: int = 0
-    next_triggered_at: datetime | None = None
-    schedule: tuple[str, ...] = ()
-    next_trigger_after: datetime | None = None
-    """The schedule's next time after now; None without a schedule."""
-    priority: int = 0
-
-    @property
-    def unfinished(self) -> tuple[SubmissionFacts, ...]:
-        return tuple(job for job in self.jobs if not job.status.is_finished())
-
-    @property
-    def placement_key(self) -> Key:
-        return Key(Kind.PLACEMENT, self.project_id)
-
-
-@dataclass(frozen=True)
-class TerminateJobs:
-    """A write: asks these submissions to end."""
-
-    ids: tuple[UUID, ...]
-    reason: JobTerminationReason
-
-
-@dataclass(frozen=True)
-class SubmitReplicas:
-    """A write: new submissions of all jobs of these replicas."""
-
-    replica_nums: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class CountAttempt:
-    """A write: one more fruitless attempt (0 resets)."""
-
-    attempt: int
-
-
-@dataclass(frozen=True)
-class SetTrigger:
-    """A write: when the schedule starts the run again."""
-
-    at: datetime | None
 
 
 class Contribution(enum.Enum):
@@ -135,14 +63,30 @@ def decide(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
         case S.PENDING | S.SUBMITTED | S.PROVISIONING | S.RUNNING:
             if run.stop_requested is not None:
                 return _terminate(run, run.stop_requested)
-            return _decide_pending(run, now) if run.status is S.PENDING else _decide_active(run, now)
+            return _decide_living(run, now)
         case _:
             assert_never(run.status)
 
 
+def _decide_living(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
+    targets, look_again_at = autoscaling.scale(run, now)
+    wanted = tuple((group.name, target) for group, target in zip(run.groups, targets, strict=True))
+    is_scaled = wanted != tuple((group.name, group.target) for group in run.groups)
+    if is_scaled:
+        groups = tuple(replace(group, target=target) for group, target in zip(run.groups, targets, strict=True))
+        run = replace(run, groups=groups)
+    decision = _decide_pending(run, now) if run.status is S.PENDING else _decide_active(run, now)
+    if is_scaled:
+        decision = replace(decision, writes=(SetTargets(wanted), *decision.writes))
+    if look_again_at is not None:
+        earlier = decision.look_again_at
+        decision = replace(decision, look_again_at=min(earlier or look_again_at, look_again_at))
+    return decision
+
+
 def _terminate(run: RunSnapshot, reason: RunTerminationReason) -> Decision[RunStatus]:
     """The jobs are asked at once; the run becomes terminal when all of them are."""
-    asked = _not_asked(run.unfinished)
+    asked = not_asked(run.unfinished)
     writes = (TerminateJobs(tuple(job.id for job in asked), reason.job_reason),) if asked else ()
     return Decision(
         S.TERMINATING,
@@ -153,14 +97,10 @@ def _terminate(run: RunSnapshot, reason: RunTerminationReason) -> Decision[RunSt
     )
 
 
-def _not_asked(jobs: Iterable[SubmissionFacts]) -> list[SubmissionFacts]:
-    return [job for job in jobs if not job.terminate_requested and job.status is not J.TERMINATING]
-
-
 def _decide_terminating(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
     reason = run.termination_reason or R.SERVER_ERROR
     if run.unfinished:
-        asked = _not_asked(run.unfinished)
+        asked = not_asked(run.unfinished)
         writes = (TerminateJobs(tuple(job.id for job in asked), reason.job_reason),) if asked else ()
         return Decision(S.TERMINATING, writes=writes, wake=tuple(job.key for job in asked))
     if run.next_trigger_after is not None and reason not in (R.STOPPED_BY_USER, R.ABORTED_BY_USER):
@@ -173,26 +113,33 @@ def _decide_pending(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
     if run.next_triggered_at is not None:
         if now < run.next_triggered_at:
             return Decision(S.PENDING, look_again_at=run.next_triggered_at)
-        return _submit(run, tuple(range(run.desired_replicas)), SetTrigger(None))
+        return _start(run, SetTrigger(None))
+    failed = _replicas_to_retry(run)
+    if not failed and run.is_service:
+        return _start(run) if run.desired_replicas else Decision(S.PENDING, writes=replicas.end_rollout(run))
     if run.unfinished:  # the submissions before must have ended: never two instances for one job
         return Decision(S.PENDING)
-    if run.is_service and run.desired_replicas == 0:
-        return Decision(S.PENDING)
-    replicas = _replicas_to_start(run)
-    if not replicas:
+    if not failed and run.jobs:
         return _terminate(run, R.ALL_JOBS_DONE)
     due = _retry_due_at(run)
     if due is not None and now < due:
         return Decision(S.PENDING, look_again_at=due)
-    return _submit(run, replicas)
+    return _submit(run, failed or (0,))
 
 
-def _replicas_to_start(run: RunSnapshot) -> tuple[int, ...]:
-    """Those whose jobs did not all end well; at least one for a run that has none yet."""
-    if not run.jobs or run.is_service:
-        return tuple(range(max(run.desired_replicas, 0)))
-    failed = {job.replica_num for job in run.jobs if job.status is not J.DONE}
-    return tuple(sorted(failed))
+def _start(run: RunSnapshot, *writes: SetTrigger) -> Decision[RunStatus]:
+    """Of a service that has nothing to retry, or a run whose time has come."""
+    if not run.is_service:
+        return _submit(run, (0,), *writes)
+    added = replicas.add_all(run)
+    return Decision(S.SUBMITTED, writes=(*added, *writes), wake=(run.placement_key,) if added else ())
+
+
+def _replicas_to_retry(run: RunSnapshot) -> tuple[int, ...]:
+    """Those whose jobs did not all end well, and are neither scaled down nor of an earlier deployment."""
+    dropped = JobTerminationReason.SCALED_DOWN
+    failed = [job for job in run.jobs if job.status is not J.DONE and job.reason is not dropped]
+    return tuple(sorted({job.replica_num for job in failed if not replicas.is_superseded(run, job)}))
 
 
 def _retry_due_at(run: RunSnapshot) -> datetime | None:
@@ -263,8 +210,10 @@ def _is_replica_retried(run: RunSnapshot, job: SubmissionFacts, now: datetime) -
 
 
 def _decide_active(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
-    said = [(job, classify(run, job, now)) for job in run.jobs]
+    said = [(job, _contribution(run, job, now)) for job in run.jobs]
     found = {contribution for _, contribution in said}
+    if run.is_rolling and (broken := _broken(run, said)) is not None and replicas.has_working(run):
+        return _roll_back(run, broken)
     if C.FAILED in found:
         return _terminate(run, R.JOB_FAILED)
     if C.LIMIT_EXCEEDED in found:
@@ -281,6 +230,29 @@ def _decide_active(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
     return _back_to_pending(run, retried)
 
 
+def _contribution(run: RunSnapshot, job: SubmissionFacts, now: datetime) -> Contribution:
+    """A replica of an earlier deployment that is over is not missed: what is missing is started anew."""
+    contribution = classify(run, job, now)
+    if not replicas.is_outdated(run, job):
+        return contribution
+    if contribution is C.RETRY and not run.is_rolling:
+        return C.NOTHING
+    return C.NOTHING if contribution in (C.FAILED, C.LIMIT_EXCEEDED, C.DONE) else contribution
+
+
+def _broken(run: RunSnapshot, said: Sequence[tuple[SubmissionFacts, Contribution]]) -> SubmissionFacts | None:
+    """A replica of the deployment that is rolled out that has ended and is not to be retried."""
+    ends = (C.FAILED, C.LIMIT_EXCEEDED, C.DONE)
+    return next((job for job, c in said if c in ends and job.deployment_num == run.deployment_num), None)
+
+
+def _roll_back(run: RunSnapshot, broken: SubmissionFacts) -> Decision[RunStatus]:
+    """Replicas that work stay; those of the failed deployment are outdated from now on (better B8)."""
+    why = broken.message or (broken.reason.value if broken.reason is not None else "it ended")
+    message = f"Deployment {run.deployment_num} failed: replica {broken.replica_num} ended ({why})"
+    return Decision(run.status, writes=(RollBack(f"{message}; the run stays on the version before"),), again=True)
+
+
 _ACTIVE = ((C.RUNNING, S.RUNNING), (C.PROVISIONING, S.PROVISIONING), (C.SUBMITTED, S.SUBMITTED))
 
 
@@ -289,7 +261,7 @@ def _stay_active(run: RunSnapshot, status: RunStatus, retried: tuple[int, ...]) 
     writes: list[object] = []
     wake: list[Key] = []
     unfinished = [job for job in run.unfinished if job.replica_num in retried]
-    asked = _not_asked(unfinished)
+    asked = not_asked(unfinished)
     if asked:
         ids = tuple(job.id for job in asked)
         writes.append(TerminateJobs(ids, JobTerminationReason.TERMINATED_BY_SERVER))
@@ -299,35 +271,15 @@ def _stay_active(run: RunSnapshot, status: RunStatus, retried: tuple[int, ...]) 
         wake.append(run.placement_key)
     if status in (S.PROVISIONING, S.RUNNING) and run.resubmission_attempt:
         writes.append(CountAttempt(0))
-    writes += _scale(run, wake)
+    if run.is_service:
+        plan = replicas.plan(run, retried)
+        writes += plan.writes
+        wake += plan.wake
     return Decision(status, writes=tuple(writes), wake=(*wake, *(job.key for job in asked)))
 
 
-def _scale(run: RunSnapshot, wake: list[Key]) -> list[object]:
-    """Brings the replicas of a service to the desired number: the lowest numbers that are free, the highest go."""
-    if not run.is_service:
-        return []
-    taken = sorted({job.replica_num for job in run.jobs if not job.status.is_finished()} | _retrying(run))
-    if len(taken) < run.desired_replicas:
-        free = (num for num in range(run.desired_replicas + len(taken)) if num not in taken)
-        added = tuple(next(free) for _ in range(run.desired_replicas - len(taken)))
-        wake.append(run.placement_key)
-        return [SubmitReplicas(added)]
-    surplus = _not_asked(job for job in run.unfinished if job.replica_num in taken[run.desired_replicas :])
-    wake += [job.key for job in surplus]
-    if not surplus:
-        return []
-    return [TerminateJobs(tuple(job.id for job in surplus), JobTerminationReason.SCALED_DOWN)]
-
-
-def _retrying(run: RunSnapshot) -> set[int]:
-    """Replicas whose jobs ended otherwise than by scaling: they are retried or end the run, not replaced here."""
-    scaled = JobTerminationReason.SCALED_DOWN
-    return {job.replica_num for job in run.jobs if job.status.is_finished() and job.reason is not scaled}
-
-
 def _back_to_pending(run: RunSnapshot, retried: Sequence[int]) -> Decision[RunStatus]:
-    asked = _not_asked(job for job in run.unfinished if job.replica_num in retried)
+    asked = not_asked(job for job in run.unfinished if job.replica_num in retried)
     writes: list[object] = [CountAttempt(run.resubmission_attempt + 1)] if retried else []
     if asked:
         ids = tuple(job.id for job in asked)

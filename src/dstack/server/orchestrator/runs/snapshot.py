@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.configurations.profiles import Retry, StopCriteria
 from dstack.core.cron import CronExpression
 from dstack.core.events import EventTargetType
-from dstack.core.job_specs import make_job_specs
-from dstack.core.jobs import JobSpec, JobStatus, JobTerminationReason
-from dstack.core.runs import RunSpec, RunStatus, RunTerminationReason
+from dstack.core.jobs import JobStatus, JobTerminationReason
+from dstack.core.runs import RunStatus, RunTerminationReason
+from dstack.server import clock
 from dstack.server.db.engine import wake
+from dstack.server.db.queries import loads
 from dstack.server.db.tables import JobRow, RunRow
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
-from dstack.server.orchestrator.runs import rules
-from dstack.server.orchestrator.runs.rules import (
-    CountAttempt,
-    RunSnapshot,
-    SetTrigger,
-    SubmissionFacts,
-    SubmitReplicas,
-    TerminateJobs,
-)
-from dstack.server.planning.new_run import job_values
+from dstack.server.orchestrator.runs import rules, writes
+from dstack.server.orchestrator.runs.facts import GroupFacts, Load, RunSnapshot, SubmissionFacts
+from dstack.server.planning.replicas import ReplicaGroupPlan, groups_of
 
 J = JobRow
 _COLUMNS = (
@@ -48,8 +41,12 @@ _COLUMNS = (
     J.terminate_requested,
     J.provisioned_at,
     J.job_spec,
+    J.deployment_num,
+    J.registered,
+    J.finished_at,
+    J.exit_status,
+    J.termination_reason_message,
 )
-FINISHED = tuple(status.value for status in JobStatus if status.is_finished())
 
 
 class RunKind:
@@ -59,13 +56,17 @@ class RunKind:
     effects: Mapping[type[Effect], EffectHandler] = {}
 
     async def load(self, session: AsyncSession, id: UUID) -> RunSnapshot | None:
-        """Two queries."""
+        """Two queries; one more for a service that scales with its requests."""
         run = await session.scalar(select(RunRow).where(RunRow.id == id))
         if run is None:
             return None
         query = select(*_COLUMNS).where(J.run_id == id).order_by(J.replica_num, J.job_num, J.submission_num)
         jobs = (await session.execute(query)).mappings().all()
-        return _snapshot(run, jobs)
+        groups = _groups(run)
+        scales = any(group.scaling is not None for group in groups)
+        seen = await loads.read(session, id, clock.now()) if scales else None
+        load = None if seen is None else Load(seen.since, seen.requests, seen.in_flight)
+        return _snapshot(run, jobs, groups, load)
 
     def decide(self, snapshot: RunSnapshot, now: datetime) -> Decision[RunStatus]:
         if snapshot.schedule:
@@ -77,33 +78,16 @@ class RunKind:
     async def record(
         self, session: AsyncSession, snapshot: RunSnapshot, decision: Decision[Any], now: datetime
     ) -> None:
-        """This row, intent for its jobs, new submissions, and one event."""
-        values: dict[str, Any] = {}
-        for write in decision.writes:
-            match write:
-                case TerminateJobs(ids, reason):
-                    await _ask_to_end(session, ids, reason)
-                case SubmitReplicas(replica_nums):
-                    await _submit(session, snapshot, replica_nums, now)
-                case CountAttempt(attempt):
-                    values["resubmission_attempt"] = attempt
-                case SetTrigger(at):
-                    values["next_triggered_at"] = at
-        status = decision.status
-        if status is RunStatus.TERMINATING and snapshot.status is not status:
-            values |= {
-                "termination_reason": decision.reason.value,
-                "termination_message": decision.message,
-            }
-        if status is RunStatus.PENDING and snapshot.status is RunStatus.TERMINATING:
-            values |= {"termination_reason": None, "termination_message": None}
-        if status is RunStatus.PENDING and snapshot.status is not status:
-            values["fleet_id"] = None
-        if status.is_finished():
-            values["finished_at"] = now
+        """This row, intent for its jobs, new submissions, and one event.
+
+        Raises StaleSnapshot when a user has changed the run since.
+        """
+        values = await writes.apply(session, snapshot, decision.writes, now)
+        values |= _status_values(snapshot, decision, now)
         if values:
+            told.wake_followers(session, snapshot.project_id, snapshot.id)
             await session.execute(update(RunRow).where(RunRow.id == snapshot.id).values(**values))
-        if status is not snapshot.status:
+        if decision.status is not snapshot.status:
             await self._tell(session, snapshot, decision)
 
     async def _tell(self, session: AsyncSession, run: RunSnapshot, decision: Decision[Any]) -> None:
@@ -119,12 +103,41 @@ class RunKind:
         return snapshot.priority
 
 
-def _snapshot(run: RunRow, rows: Sequence[RowMapping]) -> RunSnapshot:
+def _status_values(run: RunSnapshot, decision: Decision[Any], now: datetime) -> dict[str, Any]:
+    """What goes with a change of the status."""
+    values: dict[str, Any] = {}
+    status, was = decision.status, run.status
+    if status is RunStatus.TERMINATING and was is not status:
+        values |= {"termination_reason": decision.reason.value, "termination_message": decision.message}
+    if status is RunStatus.PENDING and was is RunStatus.TERMINATING:
+        values |= {"termination_reason": None, "termination_message": None}
+    if status is RunStatus.PENDING and was is not status:
+        values["fleet_id"] = None
+    if status.is_finished():
+        values["finished_at"] = now
+    return values
+
+
+def _groups(run: RunRow) -> tuple[GroupFacts, ...]:
+    """With the targets on record, as far as the present spec allows for them."""
+    if run.service_spec is None:
+        return ()
+    targets: Mapping[str, int] = json.loads(run.replica_targets or "{}")
+    return tuple(_group(group, targets.get(group.name)) for group in groups_of(json.loads(run.run_spec)))
+
+
+def _group(group: ReplicaGroupPlan, target: int | None) -> GroupFacts:
+    wanted = group.low if target is None else min(max(target, group.low), group.high)
+    return GroupFacts(group.name, wanted, group.low, group.high, group.scaling)
+
+
+def _snapshot(
+    run: RunRow, rows: Sequence[RowMapping], groups: tuple[GroupFacts, ...], load: Load | None
+) -> RunSnapshot:
     spec = json.loads(run.run_spec)
     configuration, profile = spec["configuration"], spec.get("profile") or {}
     stop_criteria = configuration.get("stop_criteria") or profile.get("stop_criteria")
     schedule = configuration.get("schedule") or profile.get("schedule")
-    is_service = configuration["type"] == "service"
     return RunSnapshot(
         id=run.id,
         project_id=run.project_id,
@@ -132,8 +145,10 @@ def _snapshot(run: RunRow, rows: Sequence[RowMapping]) -> RunSnapshot:
         status=RunStatus(run.status),
         submitted_at=run.submitted_at,
         jobs=latest_submissions(rows),
-        desired_replicas=run.desired_replica_count if is_service else 1,
-        is_service=is_service,
+        groups=groups,
+        deployment_num=run.deployment_num,
+        is_rolling=run.previous_run_spec is not None,
+        load=load,
         master_done_ends=stop_criteria == StopCriteria.MASTER_DONE.value,
         stop_requested=_reason(run.stop_requested),
         termination_reason=_reason(run.termination_reason),
@@ -162,7 +177,8 @@ def latest_submissions(rows: Sequence[RowMapping]) -> tuple[SubmissionFacts, ...
 
 
 def _facts(row: RowMapping, provisioned_at: datetime | None) -> SubmissionFacts:
-    retry = json.loads(row["job_spec"])["retry"]
+    spec = json.loads(row["job_spec"])
+    retry = spec["retry"]
     reason = row["termination_reason"]
     return SubmissionFacts(
         id=row["id"],
@@ -176,41 +192,19 @@ def _facts(row: RowMapping, provisioned_at: datetime | None) -> SubmissionFacts:
         terminate_requested=row["terminate_requested"] is not None,
         retry=None if retry is None else Retry.model_validate(retry, extra="ignore"),
         last_provisioned_at=provisioned_at,
+        group=spec["replica_group"],
+        deployment_num=row["deployment_num"],
+        registered=row["registered"],
+        finished_at=row["finished_at"],
+        message=_why(row),
     )
 
 
-async def _ask_to_end(session: AsyncSession, ids: Sequence[UUID], reason: JobTerminationReason) -> None:
-    """Intent; a reason that a job has already stays."""
-    which = (J.id.in_(ids), J.terminate_requested.is_(None), J.status.not_in(FINISHED))
-    await session.execute(update(JobRow).where(*which).values(terminate_requested=reason.value))
-
-
-async def _submit(session: AsyncSession, run: RunSnapshot, replica_nums: Sequence[int], now: datetime) -> None:
-    """A replica that had jobs gets the same ones again; one that is new gets them from the run spec."""
-    row = (await session.execute(select(RunRow.run_spec, RunRow.deployment_num).where(RunRow.id == run.id))).one()
-    known = {(job.replica_num, job.job_num): job for job in run.jobs}
-    query = select(J.id, J.job_spec).where(J.id.in_([job.id for job in run.jobs]))
-    texts = {id: text for id, text in (await session.execute(query))}
-    values: list[dict[str, Any]] = []
-    for replica_num in replica_nums:
-        before = [job for place, job in known.items() if place[0] == replica_num]
-        if before:
-            specs = [JobSpec.model_validate_json(texts[job.id], extra="ignore") for job in before]
-        else:
-            spec = RunSpec.model_validate_json(row.run_spec, extra="ignore")
-            specs = make_job_specs(spec, run_name=run.run_name, replica_num=replica_num)
-        values += job_values(
-            [(uuid.uuid4(), spec) for spec in specs],
-            run_id=run.id,
-            project_id=run.project_id,
-            now=now,
-            priority=run.priority,
-            submission_num=max((job.submission_num + 1 for job in before), default=0),
-            deployment_num=row.deployment_num,
-        )
-    if values:
-        await session.execute(insert(JobRow), values)
-        wake(session, *(f"job:{value['id']}" for value in values), f"placement:{run.project_id}")
+def _why(row: RowMapping) -> str | None:
+    if row["exit_status"] is not None:
+        return f"exit status {row['exit_status']}"
+    message: str | None = row["termination_reason_message"]
+    return message
 
 
 KIND = RunKind()
