@@ -1,17 +1,25 @@
-"""What the log store does with large logs."""
+"""How large logs get from a job into the store, and from there to whoever reads them."""
 
 from __future__ import annotations
 
 import asyncio
+import statistics
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
 
-from bench.measure import Benchmark, Result, at_least
+import psutil
+from tests.e2e.harness import ServerProcess, agent_pid, clean_environment, wait_for
+
+from bench.measure import Benchmark, Result, at_least, at_most, process_of, running_server
 from dstack.agent.protocol import FRAME_HEADER, MAX_FRAME_BYTES
 from dstack.server.stores.logs.base import LogKey, LogQuery
 from dstack.server.stores.logs.files import FileLogStore
 
+ANY_HOST = {"cpu": "0..", "memory": "0..", "disk": "0.."}
+LINE, LINES = "x" * 99, 4_000_000
 BATCH_BYTES = 1024 * 1024
 SECONDS = 2
 
@@ -40,4 +48,79 @@ async def _measure(folder: Path) -> list[Result]:
     return results
 
 
-BENCHMARKS: list[Benchmark] = [log_store]
+def log_path(folder: Path) -> list[Result]:
+    """jobs that write as quickly as they can, from their terminal to the store; memory and CPU on the way"""
+    one_by_one = f"import os\nfor _ in range({LINES}): os.write(1, b'{LINE}\\n')"
+    with running_server(folder) as server:
+        server.submit("first", ["echo hello"], resources=ANY_HOST)
+        server.wait_run("first", "done")
+        return [
+            *_through(server, "blocks", f"yes {LINE} | head -c {LINES * 100}"),
+            *_through(server, "lines", f'python3 -c "{one_by_one}"'),
+        ]
+
+
+def _through(server: ServerProcess, name: str, command: str) -> list[Result]:
+    size = LINES * 100
+    watched = {"agent": psutil.Process(agent_pid(server.home)), "server": process_of(server)}
+    before = {who: process.memory_info().rss for who, process in watched.items()}
+    peak, used = dict(before), {who: _cpu_seconds(process) for who, process in watched.items()}
+    server.submit(name, ["sleep 0.3", command], resources=ANY_HOST)
+    stored = _stored_log(server, name)
+    wait_for("the first output", lambda: _size(stored) > 0)
+    start = time.perf_counter()
+    while _size(stored) < size:
+        for who, process in watched.items():
+            peak[who] = max(peak[who], process.memory_info().rss)
+        time.sleep(0.02)
+    seconds = time.perf_counter() - start
+    server.wait_run(name, "done")
+    results = [at_least(f"output of a job into the store, {name}", 50, size / 1e6 / seconds, "MB/s")]
+    for who, process in watched.items():
+        cpu, grown = _cpu_seconds(process) - used[who], (peak[who] - before[who]) / 1e6
+        results.append(Result(f"  {who}: CPU, memory grown by", "", f"{cpu:.3g} s, {grown:.3g} MB"))
+    return results
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def logs_first_line(folder: Path) -> list[Result]:
+    """`dstack logs` of 1,000,000 lines: when the first one is printed, and how quickly all are"""
+    with running_server(folder) as server:
+        server.submit("long", [f"yes {LINE} | head -n 1000000"], resources=ANY_HOST)
+        server.wait_run("long", "done")
+        command = [sys.executable, "-m", "dstack", "logs", "long"]
+        firsts, rates = [], []
+        for _ in range(5):
+            start = time.perf_counter()
+            with subprocess.Popen(
+                command, env=clean_environment(folder / "home"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            ) as reading:
+                assert reading.stdout is not None
+                size = len(reading.stdout.readline())
+                firsts.append(time.perf_counter() - start)
+                while data := reading.stdout.read(1 << 16):
+                    size += len(data)
+            if size != 100_000_000:
+                raise RuntimeError(f"dstack logs printed {size:,} bytes of 100,000,000")
+            rates.append(size / 1e6 / (time.perf_counter() - start))
+        return [
+            at_most("dstack logs of 1,000,000 lines, first line", 0.3, statistics.median(firsts), "s"),
+            Result("  all of them", "", f"{statistics.median(rates):.3g} MB/s"),
+        ]
+
+
+def _stored_log(server: ServerProcess, name: str) -> Path:
+    submission = server.run(name)["jobs"][0]["job_submissions"][-1]["id"]
+    return server.home / f".dstack/server/projects/main/logs/{name}/{submission}/job.log"
+
+
+def _size(path: Path) -> int:
+    """Bytes of output in a stored log, of which a file of Base64 tells within 1 %; 0 when there is none."""
+    return path.stat().st_size * 3 // 4 if path.exists() else 0
+
+
+BENCHMARKS: list[Benchmark] = [log_store, log_path, logs_first_line]

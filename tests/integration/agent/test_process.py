@@ -11,12 +11,13 @@ import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from tests.integration.agent.harness import SOURCES, AgentProcess, until
 
-from dstack.agent.protocol import ENDED, RUNNING, StopRequest, TaskSpec, iter_frames
+from dstack.agent.protocol import ENDED, MAX_FRAME_BYTES, RUNNING, StopRequest, TaskSpec, iter_frames
 from dstack.core.errors import Unreachable
 from dstack.server.hosts.agent_client import AgentRefused
 
@@ -158,6 +159,18 @@ async def test_a_million_lines_survive_the_death_of_the_agent(agent: AgentProces
             break
     output = b"".join(payload for _, payload, _ in iter_frames(b"".join(frames)))
     assert output == b"".join(b"%d\n" % number for number in range(1, 1_000_001))
+
+
+async def test_lines_written_one_by_one_travel_in_few_frames_and_whole(agent: AgentProcess) -> None:
+    task = shell("python3 -c 'import os\nfor number in range(50000): os.write(1, b\"%d\\n\" % number)'")
+    await agent.client.put_task(task)
+    chunks = [chunk.frames async for chunk in agent.client.follow_logs(task.id)]
+    frames = [(at, payload) for at, payload, _ in iter_frames(b"".join(chunks))]
+    assert b"".join(payload for _, payload in frames) == b"".join(b"%d\n" % number for number in range(50000))
+    assert all(payload.endswith(b"\n") for _, payload in frames)
+    while_running = frames[:-1]  # the end of a job waits for nothing
+    hasty = [len(payload) for (before, _), (at, payload) in pairwise(while_running) if at - before < 4000]
+    assert all(size > MAX_FRAME_BYTES - 10 for size in hasty)
 
 
 async def test_output_waits_while_too_much_is_not_acknowledged(folder: Path) -> None:

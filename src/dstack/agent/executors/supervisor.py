@@ -35,6 +35,8 @@ from dstack.agent.protocol import MAX_FRAME_BYTES, TaskSpec
 
 TASK_VARIABLE = "DSTACK_AGENT_TASK"
 PARTIAL_LINE_SECONDS = 0.02
+GATHER_SECONDS = 0.005
+"""Lines that follow a frame so soon wait for more: what a job writes line by line travels in few frames."""
 RETRY_SECONDS = 0.2
 LONGEST_POLL_SECONDS = 3600.0
 """The kernel counts milliseconds in 32 bits; a limit may be weeks."""
@@ -105,6 +107,7 @@ class Supervisor:
         self.kill_at: Optional[float] = None
         self.end_at: Optional[float] = None
         self.flush_at: Optional[float] = None
+        self.flushed_at = 0.0
         self.blocked = ""
 
     def run(self) -> None:
@@ -240,17 +243,23 @@ class Supervisor:
         return alive
 
     def _write_lines(self, everything: bool) -> None:
-        """Writes whole lines; a line without an end waits a moment for its rest."""
-        end = len(self.output) if everything else self.output.rfind(b"\n") + 1
-        if not end and len(self.output) >= MAX_FRAME_BYTES:
-            end = len(self.output)
-        self._flush(end)
-        self.flush_at = time.monotonic() + PARTIAL_LINE_SECONDS if self.output else None
+        """Writes whole lines; one without an end, and those that come thick and fast, wait a moment for more."""
+        is_full = len(self.output) >= MAX_FRAME_BYTES
+        due_at = self.flushed_at + GATHER_SECONDS
+        if everything or is_full or time.monotonic() >= due_at:
+            lines = self.output.rfind(b"\n") + 1
+            self._flush(len(self.output) if everything or (is_full and not lines) else lines)
+            due_at = time.monotonic() + PARTIAL_LINE_SECONDS
+        self.flush_at = due_at if self.output else None
 
     def _flush_if_due(self) -> None:
+        """Whole lines first; when there are none, the one without an end has waited long enough."""
         if self.flush_at is not None and time.monotonic() >= self.flush_at:
             self.flush_at = None
-            self._flush(len(self.output))
+            lines = self.output.rfind(b"\n") + 1
+            self._flush(lines or len(self.output))
+            if self.output:
+                self.flush_at = time.monotonic() + PARTIAL_LINE_SECONDS
 
     def _flush(self, length: int) -> None:
         """Writes the first `length` bytes of the output as one frame; a full disk keeps them for later."""
@@ -264,6 +273,7 @@ class Supervisor:
             self._block("the disk of the host is full: the job waits with its output")
             return
         del self.output[:length]
+        self.flushed_at = time.monotonic()
         self._block("")
         self.notifier.send("log")
 
