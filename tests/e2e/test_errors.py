@@ -41,7 +41,7 @@ def refused(server: ServerProcess, path: str, body: Any) -> tuple[int, str]:
     ("text", "message"),
     [
         ("type: task\ncommands: [a]\nimagee: b\n", ".dstack.yml:3: unknown field 'imagee'; did you mean 'image'?"),
-        ("type: task\ncommands: 5\n", ".dstack.yml:2: 'commands': Input should be a valid list"),
+        ("type: task\ncommands: 5\n", ".dstack.yml:2: 'commands' must be a list, not 5"),
         (
             "type: task\ncommands: [a]\nmax_duration: soon\n",
             ".dstack.yml:3: 'max_duration': 'soon' is not a duration",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 MAX_PROBLEMS = 5
+MAX_SHOWN = 60
 
 
 class ConfigurationError(ValueError):
@@ -24,9 +26,9 @@ def load_yaml(text: str, file: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigurationError(
-            f"{file}{line}: this is not valid YAML: {error.problem or error.context}"
-        ) from error
+        problem = str(error.problem or error.context)
+        hint = "; put a text that has a colon in quotes" if problem.startswith("mapping values") else ""
+        raise ConfigurationError(f"{file}{line}: this is not valid YAML: {problem}{hint}") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{file}: this is not valid YAML: {error}") from error
 
@@ -36,7 +38,7 @@ def describe_problems(
 ) -> ConfigurationError:
     """One line for each thing that is wrong. `known_fields` helps to guess what a misspelt one was meant to be."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    details = error.errors(include_url=False)
+    details = _without_echoes(error.errors(include_url=False), root)
     lines = [_describe(item, root, file, list(known_fields)) for item in details[:MAX_PROBLEMS]]
     if len(details) > MAX_PROBLEMS:
         lines.append(f"… and {len(details) - MAX_PROBLEMS} more")
@@ -46,6 +48,19 @@ def describe_problems(
 def field_names(*models: type[BaseModel]) -> list[str]:
     """The names of all fields of the models."""
     return sorted({name for model in models for name in model.model_fields})
+
+
+def _without_echoes(details: list[ErrorDetails], root: yaml.Node | None) -> list[ErrorDetails]:
+    """Without what other kinds of a field would have liked, where one kind got further or says it in our words."""
+    paths = [tuple(_locate(item["loc"], root)[0]) for item in details]
+    kept = []
+    for item, path in zip(details, paths, strict=True):
+        others = [other for other, at in zip(details, paths, strict=True) if other is not item and at == path]
+        is_deeper_told = any(len(at) > len(path) and at[: len(path)] == path for at in paths)
+        is_echo = is_deeper_told or any(other["type"] not in _WANTED_TYPES for other in others)
+        if item["type"] not in _WANTED_TYPES or not is_echo:
+            kept.append(item)
+    return kept
 
 
 def _describe(item: ErrorDetails, root: yaml.Node | None, file: str, known_fields: list[str]) -> str:
@@ -64,8 +79,63 @@ def _explain(item: ErrorDetails, field: str, known_fields: list[str]) -> str:
         return f"the field '{field}.{name}' is missing" if field else f"the field '{name}' is missing"
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return _explain_tag(item, field)
+    wanted = _wanted(item)
+    if wanted is not None and field:
+        return f"'{field}' {wanted}"
     message = item["msg"].removeprefix("Value error, ")
     return f"'{field}': {message}" if field else message
+
+
+_WANTED_TYPES = {
+    "list_type": "a list",
+    "dict_type": "a map",
+    "model_type": "a map of fields",
+    "model_attributes_type": "a map of fields",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+_LIMITS = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _wanted(item: ErrorDetails) -> str | None:
+    """What would be right instead of the value, in words; None where the message says it."""
+    kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind in _WANTED_TYPES:
+        return f"must be {_WANTED_TYPES[kind]}, not {_shown(value)}"
+    if kind in _LIMITS:
+        words, key = _LIMITS[kind]
+        return f"is {_shown(value)}; it must be {words} {context[key]}"
+    if kind in ("enum", "literal_error"):
+        return _choices(value, str(context["expected"]))
+    return "is empty" if kind == "too_short" and not value else None
+
+
+def _choices(value: Any, expected: str) -> str:
+    names = [name.strip("'") for name in re.split(", | or ", expected)]
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"is {_shown(value)}; it must be one of {', '.join(names)}{hint}"
+
+
+def _shown(value: Any) -> str:
+    """The value as the file has it, as far as that is short."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, (dict, list)):
+        return "a map" if isinstance(value, dict) else "a list"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _explain_tag(item: ErrorDetails, field: str) -> str:
