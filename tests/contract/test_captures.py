@@ -28,6 +28,8 @@ REPLAYED = (
     "21-gateways-get_plan",
     "22-gateways-apply.400",
     "23-volumes-get.400-not-exists",
+    "24-volumes-create",
+    "25-volumes-list",
     "26-secrets-create_or_update",
     "27-secrets-list",
     "28-secrets-get",
@@ -41,11 +43,18 @@ REPLAYED = (
 SECRETS_FIRST = ("27-secrets-list", "28-secrets-get", "29-events-list")
 
 
+def captured(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((CAPTURES / f"{name}.json").read_text())
+    return loaded
+
+
 @pytest.mark.parametrize("name", REPLAYED)
 async def test_an_answer_has_the_shape_of_the_captured_one(sqlite_api: Api, name: str) -> None:
-    capture = json.loads((CAPTURES / f"{name}.json").read_text())
+    capture = captured(name)
     if name in SECRETS_FIRST:
         await sqlite_api.ok("project/main/secrets/create_or_update", {"name": "tok", "value": "abc"})
+    if name == "25-volumes-list":
+        await sqlite_api.ok("project/main/volumes/create", captured("24-volumes-create")["request"]["body"])
     request = await prepared(sqlite_api, capture["request"])
     api = Api(sqlite_api.app, "unknown") if "bad-token" in name else sqlite_api
     answer = await api.post(

@@ -78,11 +78,6 @@ async def test_templates_are_none_without_a_repository(sqlite_api: Api) -> None:
         ("imports/list", None, "error"),
         ("imports/delete", {"export_name": "e", "export_project_name": "p"}, "error"),
         ("volumes/get", {"name": "v1"}, "resource_not_exists"),
-        (
-            "volumes/create",
-            {"configuration": {"type": "volume", "backend": "aws", "name": "v1", "region": "r", "size": "1GB"}},
-            "backend_not_available",
-        ),
         ("gateways/get", {"name": "g1"}, "resource_not_exists"),
         (
             "gateways/create",

@@ -13,6 +13,12 @@ PUT    /faults             replaces the faults: `no_capacity` (true, or how ofte
                            `lose_answer` (how often the host is made and the connection then cut),
                            `vanish` (names of hosts that are gone at once, with their tasks),
                            `unreachable` (names of hosts whose agent does not answer; tasks go on)
+PUT    /volumes/{id}       body: `{"size_gb"}`; makes the volume or finds it; answers
+                           `{"id", "size_gb", "path", "attachments"}`; 503 as for instances
+GET    /volumes/{id}       the same; 404 with `"code": "not_found"`
+DELETE /volumes/{id}       204, also when there is none; 409 while it is attached
+PUT    /volumes/{id}/attachments/{instance}   attaches it; 409 while it is attached to another one
+DELETE /volumes/{id}/attachments/{instance}   204, also when there is no such volume or instance
 GET    /starts             `{task id: how often it was started}`, of all hosts ever
 ====== =================== ==========================================================================
 
@@ -108,6 +114,59 @@ class Starts:
         self._file.close()
 
 
+class SimulatedVolumes:
+    """Volumes: folders, with what is known of each in a file beside it."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        os.makedirs(root, mode=0o700, exist_ok=True)
+
+    def _file(self, id: str) -> str:
+        return os.path.join(self._root, id + ".json")
+
+    def has(self, id: str) -> bool:
+        return os.path.exists(self._file(id))
+
+    def get(self, id: str) -> Dict[str, Any]:
+        known: Optional[Dict[str, Any]] = read_json(self._file(id))
+        if known is None:
+            raise HttpError(404, f"there is no volume {id}", "not_found")
+        return known
+
+    def ensure(self, id: str, body: Dict[str, Any]) -> Dict[str, Any]:
+        if not self.has(id):
+            path = os.path.join(self._root, id)
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            write_json(self._file(id), {"id": id, "size_gb": body["size_gb"], "path": path, "attachments": []})
+        return self.get(id)
+
+    def delete(self, id: str) -> None:
+        if not self.has(id):
+            return
+        if self.get(id)["attachments"]:
+            raise HttpError(409, f"the volume {id} is attached")
+        remove(self._file(id))
+        shutil.rmtree(os.path.join(self._root, id), ignore_errors=True)
+
+    def attach(self, id: str, instance: str) -> Dict[str, Any]:
+        known = self.get(id)
+        if set(known["attachments"]) - {instance}:
+            raise HttpError(409, f"the volume {id} is attached to another instance", "no_capacity")
+        write_json(self._file(id), {**known, "attachments": [instance]})
+        return self.get(id)
+
+    def detach(self, id: str, instance: str) -> None:
+        if self.has(id):
+            known = self.get(id)
+            left = [one for one in known["attachments"] if one != instance]
+            write_json(self._file(id), {**known, "attachments": left})
+
+    def forget_instance(self, instance: str) -> None:
+        for name in os.listdir(self._root):
+            if name.endswith(".json"):
+                self.detach(name[: -len(".json")], instance)
+
+
 class SimulatedCloud:
     """All hosts of one folder."""
 
@@ -118,6 +177,7 @@ class SimulatedCloud:
         self._starts = Starts(os.path.join(folder, "starts.log"))
         self._hosts: Dict[str, SimulatedHost] = {}
         self._faults: Dict[str, Any] = {}
+        self._volumes = SimulatedVolumes(os.path.join(folder, "volumes"))
         self._server = HttpServer(self.handle)
 
     async def start(self) -> None:
@@ -146,6 +206,8 @@ class SimulatedCloud:
         parts = request.path.strip("/").split("/")
         if parts[0] == "instances" and len(parts) == 2:
             return await self._handle_instance(request, checked_name(parts[1]))
+        if parts[0] == "volumes" and len(parts) in (2, 4):
+            return await self._handle_volume(request, [checked_name(part) for part in parts[1:]])
         call = (request.method, "/".join(parts))
         if call == ("GET", "instances"):
             return json_response({"instances": [host.described() for host in self._hosts.values()]})
@@ -164,6 +226,25 @@ class SimulatedCloud:
         if request.method == "GET" and name in self._hosts:
             return json_response(self._hosts[name].described())
         raise HttpError(404, f"there is no instance {name}")
+
+    async def _handle_volume(self, request: Request, parts: List[str]) -> Response:
+        await asyncio.sleep(float(self._faults.get("slow_seconds", 0)))
+        if request.method == "PUT" and len(parts) == 1:
+            if not self._volumes.has(parts[0]) and self._strikes("no_capacity"):
+                raise HttpError(503, "there is no such volume to be had now", "no_capacity")
+            made = self._volumes.ensure(parts[0], await request.json())
+        elif request.method == "PUT":
+            if parts[2] not in self._hosts:
+                raise HttpError(404, f"there is no instance {parts[2]}", "not_found")
+            made = self._volumes.attach(parts[0], parts[2])
+        elif request.method == "DELETE":
+            self._volumes.delete(parts[0]) if len(parts) == 1 else self._volumes.detach(parts[0], parts[2])
+            return Response(204)
+        else:
+            made = self._volumes.get(parts[0])
+        if self._strikes("lose_answer"):
+            raise ConnectionError("the answer is lost, as asked for")
+        return json_response(made)
 
     async def _ensure(self, name: str, facts: Dict[str, Any]) -> Response:
         await asyncio.sleep(float(self._faults.get("slow_seconds", 0)))
@@ -190,6 +271,7 @@ class SimulatedCloud:
         host = self._hosts.pop(name, None)
         if host is not None:
             await host.close()
+            self._volumes.forget_instance(name)
             remove(os.path.join(host.folder, "instance.json"))
             shutil.rmtree(host.folder, ignore_errors=True)
 

@@ -1,7 +1,8 @@
 """A simulated backend: its instances live in a simulated cloud and their agents run nothing.
 
 Settings: `dir`, the folder of the simulator (required); `offers`, a list of `{name, cpus, memory_gb, disk_gb,
-gpus: [{name, memory_gb}], price, region, spot}`, by default one small machine. See docs/reference/fake-backend.md.
+gpus: [{name, memory_gb}], price, region, spot}`, by default one small machine; `volumes_as`.
+See docs/reference/fake-backend.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from dstack.backends.base import InstanceAddress, InstanceRequest
 from dstack.backends.fake import cloud
+from dstack.backends.fake.volumes import FakeVolumes
 from dstack.backends.registry import BackendContext
 from dstack.core.backends import BackendType
 from dstack.core.errors import InvalidRequest
@@ -71,6 +73,8 @@ class FakeSettings(CoreModel):
 
     dir: Path
     offers: list[FakeOffer] = Field(default_factory=lambda: [FakeOffer()])
+    volumes_as: str | None = None
+    """The `backend` of volume configurations whose volumes the simulated cloud makes; None: it makes none."""
 
 
 class FakeBackend:
@@ -81,6 +85,7 @@ class FakeBackend:
 
     def __init__(self, settings: FakeSettings) -> None:
         self.settings = settings
+        self.volumes = None if settings.volumes_as is None else FakeVolumes(settings.dir, settings.volumes_as)
 
     async def list_offers(self, requirements: Requirements | None) -> list[InstanceOfferWithAvailability]:
         """All that is configured, cheapest first."""

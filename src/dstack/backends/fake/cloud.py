@@ -13,7 +13,11 @@ from typing import Any
 from dstack.core.errors import BackendError, BackendUnavailable, NoCapacity, QuotaExceeded
 
 TIMEOUT_S = 60.0
-_KINDS: dict[str, type[BackendError]] = {"no_capacity": NoCapacity, "quota": QuotaExceeded}
+_KINDS: dict[str, type[BackendError]] = {
+    "no_capacity": NoCapacity,
+    "quota": QuotaExceeded,
+    "not_found": BackendError,
+}
 
 
 class _UnixConnection(http.client.HTTPConnection):

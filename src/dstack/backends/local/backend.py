@@ -47,6 +47,7 @@ class LocalBackend:
 
     type = "local"
     wire_type = BackendType.REMOTE.value
+    volumes = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -26,10 +26,10 @@ from dstack.server.access import Caller
 from dstack.server.db.engine import wake
 from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import fleets as queries
-from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, RunRow
 from dstack.server.operations import fleet_answers, offers
 from dstack.server.operations.context import Context, InProject
-from dstack.server.operations.visibility import project_ids_of
+from dstack.server.operations.visibility import named_project_ids
 from dstack.server.planning.new_instance import instance_values
 
 FINISHED_RUNS = ("terminated", "failed", "done")
@@ -39,7 +39,7 @@ FINISHED_JOBS = ("terminated", "aborted", "failed", "done")
 async def list_fleets(ctx: Context, caller: Caller, page: ListFleetsRequest) -> list[Fleet]:
     """A page of the fleets of all projects of the caller; admins see all."""
     async with ctx.database.session() as session:
-        projects = await visible_projects(
+        projects = await named_project_ids(
             session, caller, None if page.project_name is None else [page.project_name]
         )
         rows = await queries.list_page(
@@ -51,19 +51,6 @@ async def list_fleets(ctx: Context, caller: Caller, page: ListFleetsRequest) -> 
             limit=page.limit,
         )
         return await fleet_answers.load(session, rows)
-
-
-async def visible_projects(session: AsyncSession, caller: Caller, names: list[str] | None) -> list[UUID] | None:
-    """Ids of the projects whose compute the caller may see; None: all there are."""
-    if caller.is_admin and names is None:
-        return None
-    query = select(ProjectRow.id).where(ProjectRow.deleted.is_(False))
-    if names is not None:
-        query = query.where(ProjectRow.name.in_(names))
-    mine = project_ids_of(caller)
-    if mine is not None:
-        query = query.where(ProjectRow.id.in_(mine))
-    return list(await session.scalars(query))
 
 
 async def list_project_fleets(ctx: Context, at: InProject) -> list[Fleet]:

@@ -12,14 +12,14 @@ from dstack.server.db.queries import fleets as fleet_queries
 from dstack.server.db.queries import instances as queries
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.fleet_answers import to_instance
-from dstack.server.operations.fleets import visible_projects
+from dstack.server.operations.visibility import named_project_ids
 
 
 async def list_instances(ctx: Context, caller: Caller, page: ListInstancesRequest) -> list[Instance]:
     """A page of the instances of all projects of the caller; admins see all."""
     async with ctx.database.session() as session:
         wanted = queries.InstanceFilter(
-            project_ids=await visible_projects(session, caller, page.project_names),
+            project_ids=await named_project_ids(session, caller, page.project_names),
             fleet_ids=page.fleet_ids,
             only_active=page.only_active,
             before=None if page.prev_created_at is None else (page.prev_created_at, page.prev_id),

@@ -28,6 +28,7 @@ from dstack.server import clock, events
 from dstack.server.db.engine import wake
 from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import runs as queries
+from dstack.server.db.queries import volumes as volume_queries
 from dstack.server.db.tables import FileArchiveRow, JobRow, RepoRow, RunRow, UserRow
 from dstack.server.operations import offers, run_answers, runs
 from dstack.server.operations.context import Context, InProject
@@ -35,6 +36,7 @@ from dstack.server.operations.repos import find as find_repo
 from dstack.server.planning.new_run import job_values, service_spec
 from dstack.server.planning.offers import View
 from dstack.server.planning.replicas import same_jobs
+from dstack.server.planning.volumes import mounts_of
 
 SHOWN_NAME = "dry-run"
 """Stands in plans for a name that is not chosen yet."""
@@ -103,10 +105,21 @@ async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: R
     configuration = effective.configuration
     if isinstance(configuration, ServiceConfiguration):
         _check_gateway(ctx, configuration)
-    for mount in configuration.volumes:
-        if isinstance(mount, VolumeMountPoint):
-            raise ResourceNotExists(f"Volume {mount.name!r} does not exist in project {at.project.name!r}")
+    await _check_volumes(session, at, effective)
     return effective
+
+
+async def _check_volumes(session: AsyncSession, at: InProject, spec: RunSpec) -> None:
+    """Raises ResourceNotExists for a name that no volume has."""
+    if not any(isinstance(mount, VolumeMountPoint) for mount in spec.configuration.volumes):
+        return
+    rows = await volume_queries.list_of_project(session, at.project.id)
+    known = {str(row["name"]) for row in rows}
+    for job in _specs_of_replica(spec, spec.run_name or SHOWN_NAME, 0):
+        for mount in mounts_of(job.volumes):
+            unknown = next((name for name in mount.names if name not in known), None)
+            if unknown is not None:
+                raise ResourceNotExists(f"Volume {unknown!r} does not exist in project {at.project.name!r}")
 
 
 def _check_gateway(ctx: Context, configuration: ServiceConfiguration) -> None:

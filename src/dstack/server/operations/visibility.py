@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.users import GlobalRole
 from dstack.server.access import Caller
 from dstack.server.db.tables import MemberRow, ProjectRow
+
+
+async def named_project_ids(session: AsyncSession, caller: Caller, names: list[str] | None) -> list[UUID] | None:
+    """Of the projects whose contents the caller may see, those of these names; None: all there are."""
+    if caller.is_admin and names is None:
+        return None
+    query = select(ProjectRow.id).where(ProjectRow.deleted.is_(False))
+    if names is not None:
+        query = query.where(ProjectRow.name.in_(names))
+    mine = project_ids_of(caller)
+    if mine is not None:
+        query = query.where(ProjectRow.id.in_(mine))
+    return list(await session.scalars(query))
 
 
 def project_ids_of(caller: Caller) -> Select[Any] | None:

@@ -25,6 +25,7 @@ class Kind(str, enum.Enum):
     JOB = "job"
     INSTANCE = "instance"
     FLEET = "fleet"
+    VOLUME = "volume"
     PLACEMENT = "placement"
     """One per project: which waiting job gets which capacity, in one queue by (priority, age)."""
 

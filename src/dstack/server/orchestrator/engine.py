@@ -24,12 +24,13 @@ from dstack.core.fleets import FleetStatus
 from dstack.core.instances import InstanceStatus
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
+from dstack.core.volumes import VolumeStatus
 from dstack.server import clock as system_clock
 from dstack.server.clock import Clock
 from dstack.server.db.engine import Database
 from dstack.server.db.errors import DatabaseError
 from dstack.server.db.queries import reconciled
-from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
+from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RunRow, VolumeRow
 from dstack.server.orchestrator import crash_points, metrics
 from dstack.server.orchestrator.decision import Key, Kind, Outcome, ResourceKind
 from dstack.server.orchestrator.leases import LEASE_SECONDS, Busy, Leases
@@ -43,6 +44,7 @@ ROWS = {
     Kind.JOB: JobRow,
     Kind.INSTANCE: InstanceRow,
     Kind.FLEET: FleetRow,
+    Kind.VOLUME: VolumeRow,
     Kind.PLACEMENT: ProjectRow,
 }
 UNFINISHED: Mapping[Kind, tuple[str, ...]] = {
@@ -50,6 +52,7 @@ UNFINISHED: Mapping[Kind, tuple[str, ...]] = {
     Kind.JOB: tuple(status.value for status in JobStatus if not status.is_finished()),
     Kind.INSTANCE: tuple(status.value for status in InstanceStatus if not status.is_finished()),
     Kind.FLEET: tuple(status.value for status in FleetStatus if not status.is_finished()),
+    Kind.VOLUME: tuple(status.value for status in VolumeStatus),
     Kind.PLACEMENT: ("active",),
 }
 

@@ -10,6 +10,7 @@ from dstack.server.orchestrator.instances import snapshot as instances
 from dstack.server.orchestrator.jobs import snapshot as jobs
 from dstack.server.orchestrator.placement import snapshot as placement
 from dstack.server.orchestrator.runs import snapshot as runs
+from dstack.server.orchestrator.volumes import snapshot as volumes
 
 KINDS: tuple[ResourceKind[Any], ...] = (
     runs.KIND,
@@ -17,4 +18,5 @@ KINDS: tuple[ResourceKind[Any], ...] = (
     placement.KIND,
     instances.KIND,
     fleets.KIND,
+    volumes.KIND,
 )

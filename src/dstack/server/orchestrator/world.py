@@ -22,6 +22,10 @@ class Backends(Protocol):
         """Raises BackendNotAvailable when the project has no such backend."""
         ...
 
+    async def list_of_project(self, project_id: UUID) -> list[Backend]:
+        """All that can be used."""
+        ...
+
 
 class Agent(Protocol):
     """The part of `hosts.agent_client.AgentClient` that the effects use. Raises HostError, AgentError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ def placed_values(
     held: Held,
     *,
     is_local: bool,
+    volume_names: Sequence[str] = (),
     task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`name`: the instance's; `address`: its `InstanceAddress` as far as known; `task`: what the agent says of
@@ -54,7 +55,7 @@ def placed_values(
         gpu=held.gpus if is_local and held.gpus is not None else len((share or resources).gpus),
         cpu=None if share is None else share.cpus,
         memory=None if share is None else share.memory_mib / 1024,
-        volume_names=[],
+        volume_names=list(volume_names),
         offer=offer.model_copy(update={"blocks": blocks, "total_blocks": total_blocks}),
         **(task or {}),
     )

@@ -74,6 +74,8 @@ class TaskContext:
     clone_url: str | None = None
     """Of the run's repository; None where the owner of the run gave none."""
     has_repo_credentials: bool = False
+    mounts: tuple[Mapping[str, Any], ...] = ()
+    """Of its volumes, as the agent takes them."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,10 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         cpu=host.cpus,
         memory_bytes=host.memory_bytes,
         shm_size_bytes=int((spec.requirements.resources.shm_size or 0) * BYTES_PER_GB),
-        mounts=[_mount(mount) for mount in spec.volumes or () if isinstance(mount, InstanceMountPoint)],
+        mounts=[
+            *(_mount(mount) for mount in spec.volumes or () if isinstance(mount, InstanceMountPoint)),
+            *(dict(mount) for mount in context.mounts),
+        ],
         ports=_ports(spec),
         max_duration_seconds=spec.max_duration,
         stop_grace_seconds=DEFAULT_GRACE_S if context.stop_seconds is None else context.stop_seconds,

@@ -3,6 +3,7 @@
 from dstack.server.db.tables.base import Reconciled, Row
 from dstack.server.db.tables.compute import FleetRow, InstanceRow
 from dstack.server.db.tables.events import EventRow, EventTargetRow
+from dstack.server.db.tables.gateways import GatewayReplicaRow, GatewayRow
 from dstack.server.db.tables.metrics import JobMetricsPointRow
 from dstack.server.db.tables.projects import (
     BackendRow,
@@ -15,18 +16,27 @@ from dstack.server.db.tables.projects import (
     SecretRow,
 )
 from dstack.server.db.tables.runs import JobRow, RunRow, ServiceLoadRow
+from dstack.server.db.tables.sharing import ExportedFleetRow, ExportedGatewayRow, ExportRow, ImportRow
 from dstack.server.db.tables.users import UserPublicKeyRow, UserRow, UserTokenRow
+from dstack.server.db.tables.volumes import JobVolumeRow, VolumeAttachmentRow, VolumeRow
 
 __all__ = [
     "BackendRow",
     "CodeRow",
     "EventRow",
     "EventTargetRow",
+    "ExportRow",
+    "ExportedFleetRow",
+    "ExportedGatewayRow",
     "FileArchiveRow",
     "FleetRow",
+    "GatewayReplicaRow",
+    "GatewayRow",
+    "ImportRow",
     "InstanceRow",
     "JobMetricsPointRow",
     "JobRow",
+    "JobVolumeRow",
     "MemberRow",
     "ProjectRow",
     "Reconciled",
@@ -39,4 +49,6 @@ __all__ = [
     "UserPublicKeyRow",
     "UserRow",
     "UserTokenRow",
+    "VolumeAttachmentRow",
+    "VolumeRow",
 ]

@@ -24,6 +24,8 @@ class ProjectRow(Reconciled, Row):
     templates_repo: Mapped[str | None]
     created_at: Mapped[datetime]
     deleted: Mapped[bool] = mapped_column(default=False)
+    default_gateway_id: Mapped[uuid.UUID | None]
+    """Of the project's own or of an imported one. Without a foreign key, for gateways refer to projects."""
     ssh_private_key: Mapped[str]
     """Encrypted (`projects.ssh_private_key`)."""
     ssh_public_key: Mapped[str]

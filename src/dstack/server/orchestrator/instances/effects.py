@@ -48,7 +48,9 @@ async def choose_offer(effect: ChooseOffer, world: World, key: Key) -> Facts:
             refusals.append(f"{type_name}: {error}")
             continue
         for offer in offers:
-            why_not = _why_not(offer, type_name, needed, fleet, json.loads(row.profile or "{}"))
+            limits = json.loads(row.profile or "{}")
+            why_not = _not_at(offer, type_name, limits.get("place"))
+            why_not = why_not or _why_not(offer, type_name, needed, fleet, limits)
             if why_not is None:
                 found.append((type_name, offer))
             else:
@@ -102,6 +104,17 @@ def _why_not(
     if share_of_offer(needed, offer, free_blocks=total, total_blocks=total) is not None:
         return None
     return whole_mismatch(needed, offer) or "has no part that does"
+
+
+def _not_at(offer: InstanceOfferWithAvailability, type_name: str, place: list[str] | None) -> str | None:
+    """The job it is made for has volumes there: own type of the backend, region, zone."""
+    if place is None:
+        return None
+    backend, region, zone = place
+    is_there = type_name == backend and offer.region.lower() == region.lower()
+    if is_there and (not zone or offer.availability_zones is None or zone in offer.availability_zones):
+        return None
+    return f"is not where the volumes are ({backend}, {zone or region})"
 
 
 def _no_offers(why: str) -> TerminalEffectError:

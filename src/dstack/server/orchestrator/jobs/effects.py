@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from dstack.core.jobs import JobSpec, JobTerminationReason
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RepoRow, RunRow, SecretRow
 from dstack.server.hosts.agent_client import AgentRefused
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
+from dstack.server.orchestrator.jobs.mounts import VolumeNotAttached, attach_volumes
 from dstack.server.orchestrator.jobs.rules import PutTask, RemoveTask, StopTask
 from dstack.server.orchestrator.jobs.uploads import RepoAccess, UploadGone, read_access, read_uploads
 from dstack.server.orchestrator.world import Agent, World
@@ -35,6 +36,7 @@ from dstack.server.planning.tasks import (
     share_on,
     upper_ends,
 )
+from dstack.server.planning.volumes import mounts_of
 
 TASK_EXISTS = 409
 """The agent's answer to a file of a task that it has."""
@@ -43,6 +45,12 @@ TASK_EXISTS = 409
 async def put_task(effect: PutTask, world: World, key: Key) -> Facts:
     """What the agent then says of the task is written by the host's watcher, in the order in which it happens."""
     asked = await _context(world, key)
+    if mounts_of(asked.task.spec.volumes):
+        try:
+            mounts = await attach_volumes(world, key.id, asked.address)
+        except VolumeNotAttached as error:
+            raise _never(JobTerminationReason.VOLUME_ERROR, str(error)) from error
+        asked = replace(asked, task=replace(asked.task, mounts=mounts))
     try:
         task = make_task(asked.task, asked.host)
     except (CannotRun, InterpolationError) as error:

@@ -83,6 +83,7 @@ class JobSnapshot:
     logs_error: str | None = None
     task_removed: bool = False
     unreachable_since: datetime | None = None
+    has_volumes: bool = False
     priority: int = 0
     policies: Policies = field(default_factory=Policies)
     is_run_ending: bool = False

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.agent.protocol import TaskState
@@ -21,7 +21,7 @@ from dstack.core.runs import RunStatus
 from dstack.server import clock
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import loads, metrics
-from dstack.server.db.tables import InstanceRow, JobMetricsPointRow, JobRow, RunRow
+from dstack.server.db.tables import InstanceRow, JobMetricsPointRow, JobRow, JobVolumeRow, RunRow, VolumeRow
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
 from dstack.server.orchestrator.jobs import effects, rules
@@ -85,9 +85,12 @@ class JobKind:
             match write:
                 case Detach(capacity_error):
                     values |= _detached(capacity_error)
+                    await _let_go_of_volumes(session, snapshot, now)
+                    await session.execute(delete(JobVolumeRow).where(JobVolumeRow.job_id == snapshot.id))
                 case Release():
                     values |= {"finished_at": now, "blocks": 0, "registered": False}
                     await _give_back(session, snapshot, now)
+                    await _let_go_of_volumes(session, snapshot, now)
                 case Register():
                     values["registered"] = True
                     wake(session, "routes")
@@ -148,6 +151,7 @@ def _snapshot(
         logs_error=job.logs_error,
         task_removed=job.task_removed,
         unreachable_since=job.unreachable_since,
+        has_volumes=any("name" in mount for mount in spec.get("volumes") or ()),
         priority=job.priority,
         policies=policies,
     )
@@ -259,6 +263,7 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
         address,
         Held(blocks, instance.total_blocks or 1, gpus),
         is_local=instance.backend == "local",
+        volume_names=await _volume_names(session, job),
         task=None if task is None else _shown(task, ports),
     )
     spec = json.loads(job_spec)
@@ -283,6 +288,25 @@ async def _give_back(session: AsyncSession, job: JobSnapshot, now: datetime) -> 
         .where(InstanceRow.id == job.instance.id)
         .values(busy_blocks=InstanceRow.busy_blocks - held, last_job_processed_at=now)
     )
+
+
+async def _volume_names(session: AsyncSession, job: JobSnapshot) -> list[str]:
+    if not job.has_volumes:
+        return []
+    query = select(VolumeRow.name).join(JobVolumeRow, JobVolumeRow.volume_id == VolumeRow.id)
+    return list(
+        await session.scalars(query.where(JobVolumeRow.job_id == job.id).distinct().order_by(VolumeRow.name))
+    )
+
+
+async def _let_go_of_volumes(session: AsyncSession, job: JobSnapshot, now: datetime) -> None:
+    """Nobody has to ask for them: they are detached once no unfinished job on the instance uses them."""
+    if not job.has_volumes:
+        return
+    mine = select(JobVolumeRow.volume_id).where(JobVolumeRow.job_id == job.id)
+    ids = list(await session.scalars(mine.distinct()))
+    await session.execute(update(VolumeRow).where(VolumeRow.id.in_(ids)).values(last_job_processed_at=now))
+    wake(session, *(f"volume:{id}" for id in ids))
 
 
 async def _wake_others(session: AsyncSession, job: JobSnapshot) -> None:

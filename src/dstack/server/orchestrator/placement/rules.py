@@ -18,9 +18,10 @@ from dstack.core.configurations.profiles import ProfileParams, SpotPolicy
 from dstack.core.fleets import FleetSpec
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.server.orchestrator.decision import Decision, Key, Kind
-from dstack.server.planning import offers
+from dstack.server.planning import offers, volumes
 from dstack.server.planning.combining import Combined, NotUsable, combine, reusing
 from dstack.server.planning.matching import Share, share_of_offer, slot_mismatch, slot_of, whole_mismatch
+from dstack.server.planning.volumes import Mount, Mounted, Place, Volumes
 
 MAX_ASSIGNMENTS = 200
 """In one pass, so that a transaction stays short."""
@@ -70,6 +71,8 @@ class WaitingJob:
     capacity_error: str | None = None
     last_tried_at: datetime | None = None
     """When it last learned that there is no capacity."""
+    mounts: tuple[Mount, ...] = ()
+    """Network volumes that it needs."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class FreeInstance:
     total_blocks: int
     busy_blocks: int
     busy_gpus: int = 0
+    zone: str = ""
 
     @property
     def free_blocks(self) -> int:
@@ -94,6 +98,10 @@ class FreeInstance:
     @property
     def is_local(self) -> bool:
         return self.backend == "local"
+
+    @property
+    def place(self) -> Place:
+        return Place(self.backend, self.offer.region if self.offer is not None else "", self.zone)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ class GrowingFleet:
     is_local: bool = False
     """Its only instance is the machine of the server, which has room for all nodes of a group."""
     backends: tuple[str, ...] | None = None
+    own_backends: tuple[str, ...] | None = None
+    """Those of `backends` by their own types."""
     spec: FleetSpec | None = None
 
 
@@ -118,6 +128,8 @@ class PlacementSnapshot:
     jobs: tuple[WaitingJob, ...]
     instances: tuple[FreeInstance, ...]
     fleets: tuple[GrowingFleet, ...]
+    volumes: Volumes = field(default_factory=dict)
+    """All of the project, when a job of the queue needs some."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ class Assign:
     instance: FreeInstance
     blocks: int
     gpus: int = 0
+    mounted: tuple[Mounted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,17 @@ class CreateFor:
     job: WaitingJob
     fleet: GrowingFleet
     terms: Combined
+    mounted: tuple[Mounted, ...] = ()
+    place: Place | None = None
+    """Where it must be, for the sake of volumes."""
+
+
+@dataclass(frozen=True)
+class RefuseVolumes:
+    """A write: the volumes that these jobs need will not be had, so they end."""
+
+    job_ids: tuple[UUID, ...]
+    error: str
 
 
 @dataclass(frozen=True)
@@ -147,12 +171,16 @@ class Refuse:
     error: str
 
 
+Write = Assign | CreateFor | Refuse | RefuseVolumes
+
+
 class _Board:
     """The capacity that is left while the queue is gone through."""
 
     def __init__(self, snapshot: PlacementSnapshot) -> None:
         self.instances = {one.id: one for one in snapshot.instances}
         self.fleets = {one.id: one for one in snapshot.fleets}
+        self.volumes = snapshot.volumes
         coming = [one for one in snapshot.instances if one.offer is None]
         self.is_coming = any(one.busy_blocks == 0 for one in coming)
         local = {fleet.id for fleet in snapshot.fleets if fleet.is_local}
@@ -170,7 +198,7 @@ class _Board:
 def decide(snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStatus]:
     """As many groups as fit into one pass."""
     board = _Board(snapshot)
-    writes: list[Assign | CreateFor | Refuse] = []
+    writes: list[Write] = []
     look_again_at: datetime | None = None
     groups = group_jobs(snapshot.jobs)
     done = 0
@@ -178,15 +206,22 @@ def decide(snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStat
         if len(writes) >= MAX_ASSIGNMENTS:
             break
         done += 1
+        unusable = _volume_problem(group, board)
+        if unusable is not None:
+            writes.append(RefuseVolumes(tuple(job.id for job in group), unusable))
+            continue
         placed: Sequence[Assign | CreateFor] | None = _place_existing(group, board)
         retry_at = _retry_at(group, now)
         if placed is None and retry_at is None and not board.is_local_coming:
             placed = _place_new(group, board)
+        taken = None if placed is not None else _volumes_taken(group, board)
         if placed is not None:
             writes += placed
+        elif taken is not None:
+            writes.append(RefuseVolumes(tuple(job.id for job in group), taken))
         elif retry_at is not None:
             look_again_at = retry_at if look_again_at is None else min(look_again_at, retry_at)
-        elif not board.is_coming and not board.is_local_coming:
+        elif not board.is_coming and not board.is_local_coming and not _waits_for_volumes(group, board):
             writes += _refuse(group, board)
     return Decision(
         PlacementStatus.ACTIVE,
@@ -216,6 +251,7 @@ def _retry_at(group: tuple[WaitingJob, ...], now: datetime) -> datetime | None:
 
 def _place_existing(group: tuple[WaitingJob, ...], board: _Board) -> list[Assign] | None:
     """All or nothing; the nodes of a group share one fleet."""
+    before = board.volumes
     for fleet_id in _fleets_with_instances(group[0], board):
         taken: list[Assign] = []
         for job in group:
@@ -223,11 +259,13 @@ def _place_existing(group: tuple[WaitingJob, ...], board: _Board) -> list[Assign
             if found is None:
                 break
             board.take(found)
+            board.volumes = volumes.attach(board.volumes, found.mounted, found.instance.id)
             taken.append(found)
         if len(taken) == len(group):
             return taken
         for assigned in taken:
             board.give_back(assigned)
+        board.volumes = before
     return None
 
 
@@ -251,8 +289,9 @@ def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> Assign | None:
     asking = replace(job, requirements=needed)
     for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
         share = share_for(asking, instance) if _allows_instance(job, instance) else None
-        if share is not None:
-            return Assign(job, instance, share.blocks, len(share.resources.gpus))
+        mounted = volumes.choose(job.mounts, board.volumes, instance.place, instance.id)
+        if share is not None and mounted is not None:
+            return Assign(job, instance, share.blocks, len(share.resources.gpus), tuple(mounted))
     return None
 
 
@@ -304,6 +343,8 @@ def _place_new(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] 
     job = group[0]
     if not job.limits.may_create or job.limits.instances is not None:
         return None
+    if any(one.mounts for one in group):
+        return _place_new_at_volumes(group, board)
     for fleet in board.fleets.values():
         if job.fleet_id not in (None, fleet.id) or not _allows_fleet(job, fleet):
             continue
@@ -322,6 +363,60 @@ def _place_new(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] 
         board.fleets[fleet.id] = replace(fleet, room=fleet.room - len(group))
         return [CreateFor(one, fleet, terms) for one in group]
     return None
+
+
+def _place_new_at_volumes(group: tuple[WaitingJob, ...], board: _Board) -> list[CreateFor] | None:
+    """As `_place_new`, where the volumes are, which each new instance has for itself."""
+    job = group[0]
+    for fleet in board.fleets.values():
+        if job.fleet_id not in (None, fleet.id) or not _allows_fleet(job, fleet) or fleet.is_local:
+            continue
+        if fleet.room < len(group) or (len(group) > 1 and not fleet.is_cluster):
+            continue
+        terms = terms_of(job, fleet)
+        if isinstance(terms, NotUsable) or not _among_any(job.limits.backends, fleet.backends):
+            continue
+        created = _created_at_volumes(group, fleet, terms, board)
+        if created is not None:
+            board.fleets[fleet.id] = replace(fleet, room=fleet.room - len(group))
+            return created
+    return None
+
+
+def _created_at_volumes(
+    group: tuple[WaitingJob, ...], fleet: GrowingFleet, terms: Combined, board: _Board
+) -> list[CreateFor] | None:
+    known, created = board.volumes, []
+    for number, job in enumerate(group):
+        places = [one for one in volumes.places(job.mounts, known) if _may_be_at(one, fleet, job)]
+        if job.mounts and not places:
+            return None
+        place = places[0] if places else None
+        mounted = volumes.choose(job.mounts, known, place, None) if place is not None else []
+        created.append(CreateFor(job, fleet, terms, tuple(mounted or ()), place))
+        known = volumes.attach(known, mounted or (), UUID(int=number))
+    board.volumes = known
+    return created
+
+
+def _may_be_at(place: Place, fleet: GrowingFleet, job: WaitingJob) -> bool:
+    is_of_fleet = fleet.own_backends is None or place.backend in fleet.own_backends
+    return is_of_fleet and _among(place.region, job.limits.regions)
+
+
+def _volume_problem(group: tuple[WaitingJob, ...], board: _Board) -> str | None:
+    """Why the group can never have its volumes."""
+    return next(filter(None, (volumes.problem(job.mounts, board.volumes) for job in group)), None)
+
+
+def _volumes_taken(group: tuple[WaitingJob, ...], board: _Board) -> str | None:
+    """Which volumes other jobs have, on instances that the group cannot share."""
+    return next(filter(None, (volumes.taken(job.mounts, board.volumes) for job in group)), None)
+
+
+def _waits_for_volumes(group: tuple[WaitingJob, ...], board: _Board) -> bool:
+    """For some to be made or detached; the placement is looked at again then."""
+    return any(volumes.is_coming(job.mounts, board.volumes) for job in group)
 
 
 def terms_of(job: WaitingJob, fleet: GrowingFleet) -> Combined | NotUsable:
@@ -364,6 +459,8 @@ def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
         return f"{instance.name} is not ready yet"
     if not _allows_instance(job, instance):
         return f"{instance.name} is not what the run allows for"
+    if job.mounts:
+        return f"{instance.name} is busy, or not where the volumes are"
     if instance.is_local:
         why = slot_mismatch(job.requirements, instance.offer)
         return f"{instance.name} {why or 'is busy'}"
@@ -373,10 +470,10 @@ def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
     return f"{instance.name} {whole_mismatch(job.requirements, instance.offer) or 'has no part that does'}"
 
 
-def _wake(writes: list[Assign | CreateFor | Refuse]) -> tuple[Key, ...]:
+def _wake(writes: list[Write]) -> tuple[Key, ...]:
     keys: dict[Key, None] = {}
     for write in writes:
-        if isinstance(write, Refuse):
+        if isinstance(write, (Refuse, RefuseVolumes)):
             keys.update(dict.fromkeys(Key(Kind.JOB, id) for id in write.job_ids))
             continue
         keys[Key(Kind.JOB, write.job.id)] = None

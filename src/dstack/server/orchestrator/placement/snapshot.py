@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic import TypeAdapter
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dstack.core.configurations.mounts import MountPoint
 from dstack.core.configurations.profiles import ProfileParams
 from dstack.core.fleets import FleetSpec, FleetStatus
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
@@ -21,7 +23,7 @@ from dstack.server.db.engine import wake
 from dstack.server.db.queries import instances as instance_queries
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot
-from dstack.server.orchestrator.placement import rules
+from dstack.server.orchestrator.placement import mounting, rules
 from dstack.server.orchestrator.placement.rules import (
     Assign,
     CreateFor,
@@ -31,15 +33,18 @@ from dstack.server.orchestrator.placement.rules import (
     PlacementSnapshot,
     PlacementStatus,
     Refuse,
+    RefuseVolumes,
     WaitingJob,
 )
 from dstack.server.planning.new_instance import instance_values
 from dstack.server.planning.placed import Held, placed_values
+from dstack.server.planning.volumes import mounts_of
 
 MAX_LOADED = 500
 """Waiting jobs looked at in one pass: the first of the queue."""
 UNLIMITED = 10_000
 LOCAL = "local"
+_MOUNTS: TypeAdapter[list[MountPoint] | None] = TypeAdapter(list[MountPoint] | None)
 _GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
 
 
@@ -50,7 +55,7 @@ class PlacementKind:
     effects: Mapping[type[Effect], EffectHandler] = {}
 
     async def load(self, session: AsyncSession, id: UUID) -> PlacementSnapshot | None:
-        """Five queries; two when nothing waits."""
+        """Five queries, two more when a job mounts volumes; two when nothing waits."""
         jobs = await _waiting_jobs(session, id)
         if not jobs:
             exists = await session.scalar(select(ProjectRow.id).where(ProjectRow.id == id))
@@ -67,6 +72,7 @@ class PlacementKind:
             jobs=jobs,
             instances=tuple(_instance(row, gpus.get(row.id, 0)) for row in usable),
             fleets=tuple(_fleet(fleet, types, rows) for fleet in fleets),
+            volumes=await mounting.load(session, id) if any(job.mounts for job in jobs) else {},
         )
 
     def decide(self, snapshot: PlacementSnapshot, now: datetime) -> Decision[PlacementStatus]:
@@ -83,6 +89,8 @@ class PlacementKind:
                     assigned[instance.id, blocks, gpus].append(write)
                 case CreateFor() as new:
                     await _create_for(session, snapshot, new, now)
+                case RefuseVolumes(job_ids, error):
+                    await mounting.refuse(session, job_ids, error)
                 case Refuse(job_ids, error):
                     waiting = (JobRow.id.in_(job_ids), JobRow.instance_id.is_(None))
                     await session.execute(update(JobRow).where(*waiting).values(capacity_error=error))
@@ -122,7 +130,7 @@ async def _waiting_jobs(session: AsyncSession, project_id: UUID) -> tuple[Waitin
 
 
 def _job(row: JobRow, run_spec: str, fleet_id: UUID | None) -> WaitingJob:
-    requirements = json.loads(row.job_spec)["requirements"]
+    spec = json.loads(row.job_spec)
     settings = json.loads(run_spec)
     return WaitingJob(
         id=row.id,
@@ -131,12 +139,13 @@ def _job(row: JobRow, run_spec: str, fleet_id: UUID | None) -> WaitingJob:
         job_num=row.job_num,
         priority=row.priority,
         submitted_at=row.submitted_at,
-        requirements=Requirements.model_validate(requirements, extra="ignore"),
+        requirements=Requirements.model_validate(spec["requirements"], extra="ignore"),
         limits=limits_of(settings),
         profile=profile_of(settings),
         fleet_id=fleet_id,
         capacity_error=row.capacity_error,
         last_tried_at=row.last_processed_at,
+        mounts=mounts_of(_MOUNTS.validate_python(spec.get("volumes"))),
     )
 
 
@@ -189,7 +198,13 @@ def _instance(row: InstanceRow, busy_gpus: int) -> FreeInstance:
         total_blocks=row.total_blocks or 0,
         busy_blocks=row.busy_blocks,
         busy_gpus=busy_gpus,
+        zone=_zone(row),
     )
+
+
+def _zone(row: InstanceRow) -> str:
+    details = json.loads(row.address).get("details") if row.address else None
+    return str((details or {}).get("availability_zone") or "")
 
 
 def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]) -> GrowingFleet:
@@ -212,6 +227,7 @@ def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]
         is_cluster=configuration.get("placement") == "cluster",
         is_local=is_local,
         backends=tuple(wire[name] for name in usable),
+        own_backends=tuple(usable),
         spec=FleetSpec.model_validate_json(row.spec, extra="ignore"),
     )
 
@@ -221,7 +237,14 @@ async def _assign(session: AsyncSession, writes: Sequence[Assign]) -> None:
     instance, blocks, gpus = writes[0].instance, writes[0].blocks, writes[0].gpus
     address = await session.scalar(select(InstanceRow.address).where(InstanceRow.id == instance.id))
     held = Held(blocks, instance.total_blocks, gpus)
-    await _give(session, [write.job for write in writes], instance, held, json.loads(address or "{}"))
+    by_volumes: dict[tuple[str, ...], list[WaitingJob]] = defaultdict(list)
+    for write in writes:
+        by_volumes[mounting.names(write.mounted)].append(write.job)
+    for names, jobs in by_volumes.items():
+        await _give(session, jobs, instance, held, json.loads(address or "{}"), names)
+    for write in writes:
+        if write.mounted:
+            await mounting.record(session, write.job.id, instance.id, write.mounted)
 
 
 async def _give(
@@ -230,6 +253,7 @@ async def _give(
     instance: FreeInstance,
     held: Held,
     address: Mapping[str, Any],
+    volume_names: Sequence[str],
 ) -> None:
     waiting = (
         JobRow.id.in_([job.id for job in jobs]),
@@ -251,6 +275,7 @@ async def _give(
             address,
             held,
             is_local=instance.is_local,
+            volume_names=volume_names,
         )
     await _expect(session, update(JobRow).where(*waiting).values(**values), len(jobs))
     runs = {job.run_id for job in jobs if job.fleet_id is None}
@@ -293,6 +318,7 @@ async def _create_for(
         "backends": _sorted(terms.limits.backends),
         "regions": _sorted(terms.limits.regions),
         "instance_types": _sorted(terms.limits.instance_types),
+        "place": create.place,
     }
     values = instance_values(
         fleet_spec=json.loads(spec),
@@ -323,7 +349,9 @@ async def _create_for(
     )
     gpu = job.requirements.resources.gpu
     least = gpu.count.min or 0 if fleet.is_local and gpu is not None else None
-    await _give(session, [job], new, Held(blocks, blocks, least), {})
+    await _give(session, [job], new, Held(blocks, blocks, least), {}, mounting.names(create.mounted))
+    if create.mounted:
+        await mounting.record(session, job.id, new.id, create.mounted)
     wake(session, f"instance:{values['id']}", f"fleet:{fleet.id}")
 
 

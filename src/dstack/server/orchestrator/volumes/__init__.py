@@ -1,0 +1,1 @@
+"""Kind `volumes`: `rules` (pure), `snapshot` (what is known), `effects` (what is done)."""
