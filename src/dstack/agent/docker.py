@@ -9,7 +9,8 @@ import os
 import urllib.parse
 from typing import Any, AsyncIterator, Dict, NamedTuple, Optional, Tuple
 
-from dstack.agent.http import HttpError, read_head
+from dstack.agent.http import HttpError, read_head, take_over
+from dstack.agent.streams import Stream
 
 NEWEST_VERSION = (1, 45)
 CALL_SECONDS = 60.0
@@ -95,6 +96,23 @@ class Docker:
             if status >= 400:
                 raise DockerError(status, f"Docker answered with status {status}")
         except (OSError, asyncio.IncompleteReadError, HttpError) as error:
+            raise DockerUnreachable(f"the connection to Docker broke: {error}") from error
+        finally:
+            writer.close()
+
+    async def upgrade(self, path: str, body: Any) -> Stream:
+        """A call after which the connection carries a stream in both directions."""
+        reader, writer = await self._open()
+        try:
+            headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+            writer.write(_request("POST", self._prefix + path, None, body, headers))
+            await writer.drain()
+            status, answer_headers = await asyncio.wait_for(_read_head(reader), CALL_SECONDS)
+            if status >= 400:
+                parts = [part async for part in _body(reader, answer_headers, status)]
+                raise DockerError(status, _message(b"".join(parts)))
+            return await take_over(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, HttpError) as error:
             raise DockerUnreachable(f"the connection to Docker broke: {error}") from error
         finally:
             writer.close()

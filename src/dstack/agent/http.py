@@ -14,7 +14,10 @@ import logging
 import os
 import socket
 import urllib.parse
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Optional, Set, Tuple, Union
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Optional, Protocol, Set, Tuple, Union
+
+from dstack.agent.protocol import UPGRADE_PROTOCOL
+from dstack.agent.streams import Stream
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_JSON_BYTES = 8 * 1024 * 1024
@@ -31,9 +34,13 @@ REASONS = {
     413: "Content Too Large",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    502: "Bad Gateway",
     503: "Service Unavailable",
     507: "Insufficient Storage",
 }
+_SWITCHING = (
+    f"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE_PROTOCOL}\r\n\r\n".encode()
+)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
@@ -47,13 +54,26 @@ class HttpError(Exception):
         self.code = code
 
 
+class Upgraded(Protocol):
+    """What goes on over a connection after a 101."""
+
+    async def run(self, stream: Stream) -> None:
+        """Uses the connection, which is closed afterwards."""
+        ...
+
+    async def close(self) -> None:
+        """Called at the end in any case, also when it was never run."""
+        ...
+
+
 @dataclasses.dataclass
 class Response:
-    """`body` is bytes, or an iterator of them whose length is not known beforehand."""
+    """`body` is bytes, or an iterator of them whose length is not known beforehand; `upgraded` answers 101."""
 
     status: int = 200
     body: Union[bytes, AsyncIterator[bytes]] = b""
     content_type: str = "application/json"
+    upgraded: Optional[Upgraded] = None
 
 
 def json_response(data: Dict[str, Any], status: int = 200) -> Response:
@@ -117,6 +137,13 @@ class Request:
         if not isinstance(data, dict):
             raise HttpError(400, "the body has to be a JSON object")
         return data
+
+    def check_upgrade(self) -> None:
+        """Raises HttpError when the client does not ask for a stream."""
+        wishes = [wish.strip().lower() for wish in self.headers.get("connection", "").split(",")]
+        if "upgrade" not in wishes or self.headers.get("upgrade", "").lower() != UPGRADE_PROTOCOL:
+            message = "this call answers with a stream: ask with `Connection: Upgrade` and `Upgrade: {}`"
+            raise HttpError(400, message.format(UPGRADE_PROTOCOL))
 
     @property
     def is_read(self) -> bool:
@@ -242,6 +269,9 @@ class HttpServer:
             if isinstance(error, ConnectionError):
                 raise
             response = _os_error(error)
+        if response.upgraded is not None:
+            await _upgrade(reader, writer, response.upgraded)
+            return False
         keep = request is not None and request.is_read and request.headers.get("connection") != "close"
         if isinstance(response.body, bytes):
             await _send(writer, response, response.body, keep)
@@ -293,6 +323,40 @@ async def _stream(
         await asyncio.gather(sending, leaving, return_exceptions=True)
     if leaving.done() and not leaving.cancelled():
         raise ConnectionError("the client went away within an answer")
+
+
+async def _upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upgraded: Upgraded) -> None:
+    """Leaves the connection to `upgraded`."""
+    try:
+        writer.transport.set_write_buffer_limits(0)
+        await writer.drain()  # answers before this one are on their way now
+        stream = await take_over(reader, writer)
+        try:
+            await stream.write(_SWITCHING)
+            await upgraded.run(stream)
+        finally:
+            stream.close()
+    finally:
+        await upgraded.close()
+
+
+async def take_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Stream:
+    """The connection without asyncio's buffers; what is in them comes first."""
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    early = []
+    while True:
+        transport.pause_reading()
+        reading = asyncio.ensure_future(reader.read(MAX_HEAD_BYTES))
+        await asyncio.sleep(0)  # one step is enough when there is something
+        if not reading.done():
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            break
+        early.append(reading.result())
+        if not early[-1]:
+            break
+    return Stream.of_socket(writer.get_extra_info("socket").dup(), b"".join(early))
 
 
 async def _send_chunks(writer: asyncio.StreamWriter, body: AsyncIterator[bytes]) -> None:

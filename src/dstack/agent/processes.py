@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, NamedTuple
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -49,16 +49,88 @@ def signal_group(leader: int, number: int) -> None:
         os.killpg(leader, number)
 
 
+class Member(NamedTuple):
+    """A process of a session; the start time tells it from a later one with the same number."""
+
+    pid: int
+    start_time: bytes
+
+
+def session_members(leader: int) -> List[Member]:
+    """The living processes of a session."""
+    found = []
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields and int(fields[3]) == leader and fields[0] != b"Z":
+            found.append(Member(pid, fields[19]))
+    return found
+
+
+def hang_up(members: List[Member]) -> None:
+    """What happens to a session whose terminal is gone: SIGHUP, also to those that are stopped."""
+    for member in members:
+        for number in (signal.SIGHUP, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(member.pid, number)
+
+
+def kill_hung_up(members: List[Member]) -> None:
+    """Kills those that are still there, other than those that ignore SIGHUP (`nohup`), who mean to stay."""
+    for member in members:
+        fields = _stat(member.pid)
+        if fields and fields[19] == member.start_time and not _ignores(member.pid, signal.SIGHUP):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(member.pid, signal.SIGKILL)
+
+
+def foreground_group(pid: int) -> int:
+    """The process group in the foreground of the terminal of a process; 0 without a terminal."""
+    fields = _stat(pid)
+    return max(0, int(fields[5])) if fields and int(fields[4]) else 0
+
+
+def is_in_container(pid: int, container: str) -> bool:
+    """Whether this process of our own numbering belongs to Docker's container with this id."""
+    try:
+        with open(f"/proc/{pid}/cgroup") as file:
+            return container in file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def inner_pid(pid: int) -> int:
+    """The number that a process has in its own container. Raises ProcessLookupError."""
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/status", errors="replace") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    raise ProcessLookupError(f"there is no process {pid}")
+
+
+def _ignores(pid: int, number: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status", errors="replace") as file:
+            ignored = next((line.split()[1] for line in file if line.startswith("SigIgn:")), "0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return bool(int(ignored, 16) >> (number - 1) & 1)
+
+
+def _stat(pid: int) -> List[bytes]:
+    """The fields of `/proc/PID/stat` from the state on; empty when the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rsplit(b")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def _parents(with_zombies: bool) -> Dict[int, int]:
     """Parent of each process."""
     parents: Dict[int, int] = {}
     for pid in _pids():
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                fields = file.read().rsplit(b")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if with_zombies or fields[0] != b"Z":
+        fields = _stat(pid)
+        if fields and (with_zombies or fields[0] != b"Z"):
             parents[pid] = int(fields[1])
     return parents
 

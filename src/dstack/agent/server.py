@@ -23,10 +23,14 @@ from dstack.agent.protocol import (
     PROTOCOL_VERSION,
     RUNNING,
     AgentInfo,
+    ConnectRequest,
     Event,
+    ExecRequest,
     StopRequest,
     TaskSpec,
 )
+from dstack.agent.sessions import Connection, Session, SessionRefused
+from dstack.agent.streams import Stream
 from dstack.agent.tasks import Task, TaskConflict, Tasks
 from dstack.agent.usage import NotRunning
 
@@ -84,6 +88,8 @@ class Agent:
             return self._stop(task_id, await request.json())
         if call == ("GET", "metrics"):
             return await self._metrics(self._find(task_id))
+        if call in (("POST", "exec"), ("POST", "connect")):
+            return await self._upgrade(self._find(task_id), rest[0], request)
         if call == ("GET", "logs"):
             return self._logs(task_id, request)
         if call == ("POST", "logs/acknowledge"):
@@ -238,6 +244,22 @@ class Agent:
         except (NotRunning, DockerError) as error:
             raise HttpError(409, f"the task cannot be measured now: {error}") from error
 
+    async def _upgrade(self, task: Task, call: str, request: Request) -> Response:
+        request.check_upgrade()
+        data = await request.json()
+        if task.state.status != RUNNING:
+            raise HttpError(409, f"the task is {task.state.status}: only a running one can be entered")
+        executor = self._executor(task)
+        try:
+            if call == "exec":
+                return Response(101, upgraded=Session(await executor.exec(task, _exec_request(data))))
+            connected = await executor.connect(task, ConnectRequest.from_json(data))
+            return Response(101, upgraded=Connection(Stream.of_socket(connected)))
+        except SessionRefused as error:
+            raise HttpError(error.status, str(error)) from error
+        except DockerError as error:
+            raise HttpError(409, f"the task cannot be entered now: {error}") from error
+
     def _logs(self, task_id: str, request: Request) -> Response:
         task = self._find(task_id)
         offset, follow = _number(request, "offset"), request.query.get("follow") == "1"
@@ -297,6 +319,18 @@ async def _receive(request: Request, path: str) -> None:
             if size > MAX_FILE_BYTES:
                 raise HttpError(413, f"the file is larger than {MAX_FILE_BYTES} bytes")
             file.write(chunk)
+
+
+def _exec_request(data: Dict[str, Any]) -> ExecRequest:
+    """Raises HttpError 400 for what does not have the types that it should have."""
+    request = ExecRequest.from_json(data)
+    known = (("command", str), ("terminal", dict), ("user", str))
+    wrong = [name for name, kind in known if not isinstance(getattr(request, name), (kind, type(None)))]
+    if not isinstance(request.env, dict) or not all(isinstance(value, str) for value in request.env.values()):
+        wrong.append("env")
+    if wrong:
+        raise HttpError(400, f"the exec request is malformed: {', '.join(wrong)}")
+    return request
 
 
 def _line(event: Event) -> bytes:

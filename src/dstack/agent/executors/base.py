@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Protocol
 
-from dstack.agent.protocol import TaskMetrics
+from dstack.agent.protocol import ConnectRequest, ExecRequest, TaskMetrics
+from dstack.agent.sessions import Program
 from dstack.agent.tasks import Task
 
 
@@ -31,6 +33,14 @@ class Executor(Protocol):
 
     async def measure(self, task: Task) -> TaskMetrics:
         """What the running task uses now. Raises `usage.NotRunning`."""
+        ...
+
+    async def exec(self, task: Task, request: ExecRequest) -> Program:
+        """Starts a program beside the running task. Raises `sessions.SessionRefused`."""
+        ...
+
+    async def connect(self, task: Task, request: ConnectRequest) -> socket.socket:
+        """Connects into the running task. Raises `sessions.SessionRefused`."""
         ...
 
     def check(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from dstack.agent import usage
+from dstack.agent import processes, reach, usage
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
+from dstack.agent.executors import container_exec
 from dstack.agent.executors.container_delivery import DeliveryError, deliver
 from dstack.agent.executors.container_log import ContainerLog, microseconds
 from dstack.agent.executors.container_spec import (
@@ -32,9 +35,12 @@ from dstack.agent.protocol import (
     PREPARING,
     PULLING,
     RUNNING,
+    ConnectRequest,
+    ExecRequest,
     TaskMetrics,
     TaskSpec,
 )
+from dstack.agent.sessions import SessionRefused
 from dstack.agent.tasks import Task, Tasks
 
 RETRY_SECONDS = 1.0
@@ -54,6 +60,7 @@ class ContainerExecutor:
         self._agent_id = agent_id
         self._flows: Dict[str, asyncio.Task[None]] = {}
         self._stops: Dict[str, asyncio.Event] = {}
+        self._known: Dict[str, Dict[str, Any]] = {}
 
     def ensure(self, task: Task) -> None:
         if task.id not in self._flows:
@@ -75,6 +82,7 @@ class ContainerExecutor:
 
     async def forget(self, task: Task) -> None:
         self._stops.pop(task.id, None)
+        self._known.pop(task.id, None)
         try:
             await self._remove(task)
         except DockerUnreachable as error:  # what it leaves is removed by `remove_leftovers`
@@ -90,6 +98,33 @@ class ContainerExecutor:
             stats = await self._docker.call("GET", "/containers/{}/stats".format(container["Id"]), query)
             return usage.as_metrics(usage.parse_docker_stats(stats), gpus)
         raise usage.NotRunning("the container of the task is gone")
+
+    async def exec(self, task: Task, request: ExecRequest) -> container_exec.ContainerProgram:
+        found = await self._running_container(task)
+        return await container_exec.start(self._docker, found["Id"], request, self._agent_id)
+
+    async def connect(self, task: Task, request: ConnectRequest) -> socket.socket:
+        assert task.spec
+        port, found = reach.checked_port(request.port), await self._running_container(task)
+        if task.spec.network_mode == "host":
+            return await reach.connect_port(port)
+        pid = int(found["State"]["Pid"])
+        if os.geteuid() == 0 and processes.is_in_container(pid, found["Id"]):
+            try:
+                return await reach.connect_port(port, reach.sockets_of(pid))
+            except FileNotFoundError as error:
+                raise SessionRefused(409, "the container of the task has ended") from error
+        return await reach.connect_port(port, addresses=container_addresses(found["NetworkSettings"]))
+
+    async def _running_container(self, task: Task) -> Dict[str, Any]:
+        """What Docker tells of it; it is asked once, as nothing that is used of it changes while the task runs."""
+        known = self._known.get(task.id)
+        if known is None:
+            found = await self._find(task)
+            if found is None or not found["State"]["Running"]:
+                raise SessionRefused(409, "the container of the task does not run")
+            known = self._known[task.id] = found
+        return known
 
     def check(self) -> None:
         for task in self._tasks.live():
@@ -147,6 +182,8 @@ class ContainerExecutor:
                 assert task.stop
                 self._tasks.end(task, task.stop.reason, task.stop.message)
                 return
+        if task.state.status == RUNNING:
+            await container_exec.hang_up_leftovers(self._docker, found, self._agent_id)
         self._running(task, found)
         await self._follow(task, found["Id"])
 
@@ -329,6 +366,12 @@ def _ending(task: Task, state: Dict[str, Any]) -> Tuple[str, str, int]:
     if state.get("OOMKilled"):
         return EXITED_WITH_ERROR, "killed because it used more memory than it may", status
     return (EXITED_WITH_ERROR if status else DONE), str(state.get("Error", "")), status
+
+
+def container_addresses(network: Dict[str, Any]) -> List[Tuple[int, str]]:
+    """Where a container can be reached from its host, as Docker tells it; empty without a network."""
+    found = [(socket.AF_INET, one["IPAddress"]) for one in (network.get("Networks") or {}).values()]
+    return [(family, address) for family, address in found if address]
 
 
 class PullProgress:

@@ -67,6 +67,17 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
+class Command:
+    """A program to run: `arguments` begin with its own name."""
+
+    program: str
+    arguments: List[str]
+    environment: Dict[str, str]
+    working_dir: str
+    account: Account
+
+
+@dataclasses.dataclass(frozen=True)
 class StartedJob:
     pid: int
     master: int
@@ -124,23 +135,34 @@ def start(spec: TaskSpec, place: Place, marks: Dict[str, str], mover: PortMover)
     account, working_dir = place.account, place.working_dir
     environment = {**base_environment(account), **place.variables(), **spec.env, **marks, "PWD": working_dir}
     environment["PATH"] = place.path
+    command = Command(spec.commands[0], spec.commands, environment, working_dir, account)
     master, slave = _terminal(account)
+    try:
+        pid = spawn(command, (slave, slave, slave), True, mover)
+    except StartError:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
+    return StartedJob(pid, master, working_dir, account.name)
+
+
+def spawn(command: Command, files: Tuple[int, int, int], on_terminal: bool, mover: PortMover) -> int:
+    """Starts a program in a session of its own, with input, output and error output. Raises StartError."""
     reading, writing = os.pipe()
     mover.prepare()
     parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _become_job(spec.commands, environment, working_dir, account, slave, writing, parent, mover)
-    os.close(slave)
+        _become(command, files, on_terminal, writing, parent, mover)
     os.close(writing)
     mover.receive()
     with open(reading, "rb") as pipe:
         failure = pipe.read()
     if failure:
         os.waitpid(pid, 0)
-        os.close(master)
         raise StartError(json.loads(failure))
-    return StartedJob(pid, master, working_dir, account.name)
+    return pid
 
 
 def find_account(user: Optional[str]) -> Account:
@@ -249,33 +271,27 @@ def _terminal(account: Account) -> Tuple[int, int]:
     return master, slave
 
 
-def _become_job(
-    commands: List[str],
-    environment: Dict[str, str],
-    working_dir: str,
-    account: Account,
-    slave: int,
-    report: int,
-    parent: int,
-    mover: PortMover,
+def _become(
+    command: Command, files: Tuple[int, int, int], on_terminal: bool, report: int, parent: int, mover: PortMover
 ) -> NoReturn:
-    """In the forked child: turns it into the job, or tells through `report` why not."""
+    """In the forked child: turns it into the program, or tells through `report` why not."""
     message = "the agent could not start it"
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        for descriptor in (0, 1, 2):
-            os.dup2(slave, descriptor)
-        message = f"the user {account.name} cannot be taken on"
-        take_identity(account)
+        if on_terminal:
+            fcntl.ioctl(files[0], termios.TIOCSCTTY, 0)
+        for descriptor, file in enumerate(files):
+            os.dup2(file, descriptor)
+        message = f"the user {command.account.name} cannot be taken on"
+        take_identity(command.account)
         processes.die_with_parent(parent)
-        message = f"the working directory {working_dir} cannot be entered"
-        os.chdir(working_dir)
-        message = f"the command {commands[0]!r} cannot be run"
+        message = f"the working directory {command.working_dir} cannot be entered"
+        os.chdir(command.working_dir)
+        message = f"the command {command.program!r} cannot be run"
         _default_signals()
         mover.install()
-        os.execvpe(commands[0], commands, environment)
+        os.execvpe(command.program, command.arguments, command.environment)
     except OSError as error:
         os.write(report, json.dumps(f"{message}: {error.strerror}").encode())
     finally:

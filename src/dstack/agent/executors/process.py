@@ -9,10 +9,12 @@ import logging
 import os
 import shutil
 import signal
+import socket
 from typing import Dict, Optional, Tuple
 
-from dstack.agent import logs, processes, usage
+from dstack.agent import logs, processes, reach, usage
 from dstack.agent.executors import equipment, job, ports, supervisor
+from dstack.agent.executors.process_exec import ProcessProgram, shell_command, start
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
 from dstack.agent.protocol import (
@@ -23,8 +25,11 @@ from dstack.agent.protocol import (
     PREPARING,
     RUNNING,
     STOPPED,
+    ConnectRequest,
+    ExecRequest,
     TaskMetrics,
 )
+from dstack.agent.sessions import SessionRefused
 from dstack.agent.tasks import Task, Tasks
 
 _log = logging.getLogger(__name__)
@@ -176,6 +181,35 @@ class ProcessExecutor:
             usage.of_processes(int(known["pid"])), await self._gpus.measure(task.state.gpu_ids)
         )
 
+    async def exec(self, task: Task, request: ExecRequest) -> ProcessProgram:
+        assert task.spec
+        facts = read_json(task.path("job.json"))
+        if facts is None:
+            raise SessionRefused(409, "the task has not been started yet")
+        try:
+            account = job.find_account(request.user or task.spec.user)
+        except job.StartError as error:
+            raise SessionRefused(400, str(error)) from error
+        program, arguments = shell_command(account, request.command)
+        environment = {
+            **job.base_environment(account),
+            **facts.get("variables", {}),
+            **self._gpus.environment(task.state.gpu_ids),
+            **task.spec.env,
+            **ports.environment(_host_ports(task)),
+            **({"PATH": facts["path"]} if "path" in facts else {}),  # older agents did not write it down
+            **({"TERM": str(request.terminal.get("term") or "xterm")} if request.terminal else {}),
+            **request.env,
+            supervisor.TASK_VARIABLE: task.id,
+            "PWD": facts["working_dir"],
+        }
+        command = job.Command(program, arguments, environment, facts["working_dir"], account)
+        return await start(task.folder, command, request.terminal)
+
+    async def connect(self, task: Task, request: ConnectRequest) -> socket.socket:
+        port = reach.checked_port(request.port)
+        return await reach.connect_port(_host_ports(task).get(port, port))
+
     async def close(self) -> None:
         return
 
@@ -191,6 +225,11 @@ def _reason(task: Task, cause: str, exit_status: Optional[int], message: str) ->
     if cause == "stopped":
         return (task.stop.reason, task.stop.message) if task.stop else (STOPPED, "")
     return (EXITED_WITH_ERROR, message) if exit_status else (DONE, message)
+
+
+def _host_ports(task: Task) -> Dict[int, int]:
+    """By a port of the task, the port of the host that it is."""
+    return {port["container"]: port["host"] for port in task.state.ports}
 
 
 def _take_lock(task: Task) -> Optional[int]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from typing import Callable, Dict, List
 
@@ -30,14 +31,18 @@ from dstack.agent.protocol import (
     MAX_DURATION_EXCEEDED,
     PREPARING,
     RUNNING,
+    ConnectRequest,
+    ExecRequest,
     GpuMetrics,
     TaskMetrics,
     encode_frame,
 )
+from dstack.agent.sessions import Program, SessionRefused
 from dstack.agent.tasks import Task, Tasks
 
 _log = logging.getLogger(__name__)
 INTERRUPTED, KILLED = 130, 137
+NO_PROCESSES = "the task is simulated: there are no processes beside which a program could run or listen"
 
 
 class SimulatedExecutor:
@@ -135,6 +140,12 @@ class SimulatedExecutor:
         memory = int(simulation.get("memory_bytes", 0))
         used = usage.Usage(int(ran * float(simulation.get("cpu_cores", 0)) * usage.MICRO), memory, memory)
         return usage.as_metrics(used, [GpuMetrics.from_json(gpu) for gpu in simulation.get("gpus", [])])
+
+    async def exec(self, task: Task, request: ExecRequest) -> Program:
+        raise SessionRefused(400, NO_PROCESSES)
+
+    async def connect(self, task: Task, request: ConnectRequest) -> socket.socket:
+        raise SessionRefused(400, NO_PROCESSES)
 
     def check(self) -> None:
         return

@@ -8,6 +8,7 @@ over, leaves no process behind and writes down how it ended. Files in the task's
 `supervisor.json`   written before the job is started: this task has been started, never do it again
 `job.json`          the job runs: its process id, when, where and as whom
 `stop.json`         by the agent, followed by SIGTERM: `{"grace_seconds"}`
+`exec.sock`         where the agent asks for programs beside the job (see `execs`)
 `exit.json`         how it ended: `{"cause": exited|stopped|max_duration|checkout|error, "exit_status", "message"}`
 """
 
@@ -27,7 +28,7 @@ import traceback
 from typing import Any, Dict, Optional, Tuple
 
 from dstack.agent import processes
-from dstack.agent.executors import delivery, job, ports
+from dstack.agent.executors import delivery, execs, job, ports
 from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import short_path
 from dstack.agent.logs import LogWriter
@@ -109,6 +110,7 @@ class Supervisor:
         self.flush_at: Optional[float] = None
         self.flushed_at = 0.0
         self.blocked = ""
+        self.execs: Optional[execs.Execs] = None
 
     def run(self) -> None:
         """Runs the job; returns when its end is written down."""
@@ -128,7 +130,9 @@ class Supervisor:
             self._finish("error", None, str(error))
             return
         self.pid, self.master = started.pid, started.master
-        self._retry(write_json, self._path("job.json"), started.facts())
+        self.execs = self._retry(execs.Execs, self._path(execs.SOCKET))
+        facts = {**started.facts(), "variables": place.variables(), "path": place.path}
+        self._retry(write_json, self._path("job.json"), facts)
         self.notifier.send("started")
         if self.spec.max_duration_seconds:
             self.end_at = time.monotonic() + self.spec.max_duration_seconds
@@ -181,6 +185,8 @@ class Supervisor:
         self._heed_stop()
         poll = select.poll()
         poll.register(self.wakeup, select.POLLIN)
+        assert self.execs
+        self.execs.watch(poll)
         if self.mover.listener >= 0:
             poll.register(self.mover.listener, select.POLLIN)
         reading = False
@@ -199,6 +205,7 @@ class Supervisor:
                 self.mover.close()
             self._flush_if_due()
             self._heed_clock()
+            self.execs.serve(ready)
             if self.wakeup in ready:
                 os.read(self.wakeup, 4096)
                 self._heed_stop()
@@ -208,12 +215,15 @@ class Supervisor:
 
     def _timeout_ms(self, reading: bool) -> Optional[float]:
         now = time.monotonic()
-        times = [at - now for at in (self.kill_at, self.end_at, self.flush_at) if at is not None]
+        times = [at - now for at in (self.kill_at, self.end_at, self.flush_at, self._execs_at()) if at is not None]
         if not reading and self.master >= 0:
             times.append(RETRY_SECONDS)
         if self.notifier.is_owing:
             times.append(0.005)
         return min(max(0.0, min(times)), LONGEST_POLL_SECONDS) * 1000 + 1 if times else None
+
+    def _execs_at(self) -> Optional[float]:
+        return self.execs.next_at if self.execs else None
 
     def _must_pause(self) -> bool:
         """Whether the job has to wait: its output is not stored elsewhere yet, or the disk is full."""
@@ -317,9 +327,13 @@ class Supervisor:
                 return status
             if pid == 0:
                 return None
+            if self.execs:
+                self.execs.ended(pid, status)
 
     def _end_everything(self) -> None:
         """Kills whatever the job left behind, then takes the rest of its output."""
+        if self.execs:
+            self.execs.end_all()
         deadline = time.monotonic() + DRAIN_SECONDS
         while processes.kill_descendants(os.getpid()) and time.monotonic() < deadline:
             self._drain()
@@ -350,13 +364,13 @@ class Supervisor:
         self._retry(write_json, self._path("exit.json"), record, True)
         self.notifier.send_surely("ended")
 
-    def _retry(self, action: Any, *arguments: Any) -> None:
-        """Repeats what a full disk forbids until it can be done."""
+    def _retry(self, action: Any, *arguments: Any) -> Any:
+        """Repeats what a full disk forbids until it can be done; what `action` returns."""
         while True:
             try:
-                action(*arguments)
+                result = action(*arguments)
                 self._block("")
-                return
+                return result
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
