@@ -89,7 +89,8 @@ class ServerProcess:
     def start(self, *, wait: bool = True, **extra: str) -> ServerProcess:
         """Starts it; with `wait` returns when it is healthy."""
         self.home.mkdir(parents=True, exist_ok=True)
-        env = clean_environment(self.home, DSTACK_SERVER_ADMIN_TOKEN=TOKEN, **{**self.env, **extra})
+        own = {"DSTACK_SERVER_ADMIN_TOKEN": TOKEN, "DSTACK_SERVER_SSH_PORT": "0"}
+        env = clean_environment(self.home, **{**own, **self.env, **extra})
         with (self.home / "server.out").open("ab") as out:
             command = [*self.prefix, sys.executable, "-m", "dstack", "server", "--port", str(self.port), "-y"]
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=env, stdin=subprocess.DEVNULL)

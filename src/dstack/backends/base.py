@@ -22,6 +22,8 @@ class InstanceRequest:
     project_name: str
     offer: InstanceOffer
     user_data: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    """Labels for the bill, where the backend has such."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""`${{ namespace.name }}` in texts of a configuration; `$$` stands for one dollar."""
+"""`${{ namespace.name }}` in texts of a configuration; `$$` stands for one dollar.
+
+Commands of a task with groups may also name a node: `${{ groups[0].nodes[1].IP_ADDRESS }}`, or `groups[name]`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 _TOKEN = re.compile(r"\$\$|\$\{\{(?P<inside>.*?)\}\}|\$\{\{", re.DOTALL)
 _REFERENCE = re.compile(r"\s*([A-Za-z_]\w*)\.([A-Za-z_]\w*)\s*", re.ASCII)
+
+
+_NODE = re.compile(r"\s*groups\[([\w-]+)\]\.nodes\[(\d+)\]\.IP_ADDRESS\s*", re.ASCII)
+_IN_COMMANDS = re.compile(r"\$\$\{\{|\$\{\{(?P<inside>.*?)\}\}", re.DOTALL)
+GROUPS = "groups"
+"""Namespace of the references to nodes; the name of one is `group.number`."""
 
 
 class InterpolationError(ValueError):
@@ -37,6 +46,31 @@ def interpolate(
     return _substitute(replace, text)
 
 
+def fill_nodes(text: str, addresses: Mapping[str, str]) -> str:
+    """The text of commands with `${{ groups[group].nodes[number].IP_ADDRESS }}` replaced; `addresses` are by
+    `group.number`. In commands a shell reads `$$`, so of it only `$${{` is turned into `${{`. Raises
+    InterpolationError."""
+
+    def replace(match: re.Match[str]) -> str:
+        inside = match.group("inside")
+        if inside is None:
+            return "${{"
+        node = _NODE.fullmatch(inside)
+        if node is None:
+            return match.group()
+        name = f"{node.group(1)}.{node.group(2)}"
+        if name not in addresses:
+            raise InterpolationError(f"{match.group()}: there is no such node; there are {_listed(addresses)}")
+        return addresses[name]
+
+    return _IN_COMMANDS.sub(replace, text)
+
+
+def _listed(addresses: Mapping[str, str]) -> str:
+    nodes = (name.rpartition(".") for name in addresses)
+    return ", ".join(f"groups[{group}].nodes[{number}]" for group, _, number in nodes) or "none"
+
+
 def references(text: str) -> Iterator[tuple[str, str]]:
     """The (namespace, name) pairs that the text refers to, in order."""
     for match in _TOKEN.finditer(text):
@@ -52,6 +86,9 @@ def _parse(match: re.Match[str]) -> tuple[str, str]:
     inside = match.group("inside")
     if inside is None:
         raise InterpolationError("'${{' is not closed by '}}'; write '$${{' for the text itself")
+    node = _NODE.fullmatch(inside)
+    if node is not None:
+        return GROUPS, f"{node.group(1)}.{node.group(2)}"
     reference = _REFERENCE.fullmatch(inside)
     if reference is None:
         raise InterpolationError(f"{match.group()} is not a reference: write it like ${{{{ secrets.name }}}}")

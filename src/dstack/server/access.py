@@ -268,6 +268,14 @@ class FailedAttempts:
         attempts.level += 1
         return None
 
+    def wait_seconds(self, address: str) -> float | None:
+        """How long the address has to wait, without counting; None when it has not had too many."""
+        attempts = self._attempts.get(address)
+        if attempts is None:
+            return None
+        level = attempts.level - (self.clock() - attempts.at) / self.seconds_per_attempt
+        return None if level < self.allowed else (level - self.allowed + 1) * self.seconds_per_attempt
+
     def count(self, address: str) -> None:
         """Counts one. Raises TooManyAttempts when the address has had too many."""
         wait = self.failed(address)

@@ -56,6 +56,7 @@ from dstack.server.orchestrator.engine import Engine
 from dstack.server.orchestrator.kinds import KINDS
 from dstack.server.orchestrator.world import World
 from dstack.server.settings import Settings
+from dstack.server.ssh_door.door import SshDoor
 from dstack.server.stores.logs.base import Frame, LogKey, LogStore
 from dstack.server.stores.logs.files import FileLogStore
 
@@ -106,16 +107,20 @@ async def running(
         activity=Activity(database, clock.now),
     )
     context.activity.start()
+    agents = Agents()
+    door = SshDoor(context, agents)
     try:
         if settings.background_disabled:
-            yield build(context)
+            yield build(context, door)
         else:
             ttl = TimeToLive(settings.metrics_running_ttl, settings.metrics_finished_ttl)
-            async with _orchestrating(database, encryption, configured, log_store, ttl):
-                yield build(context)
+            async with _orchestrating(database, encryption, configured, log_store, agents, ttl):
+                yield build(context, door)
     finally:
         context.stopping.set()
+        await door.close()
         await context.activity.stop()
+        await agents.close()
         access.close()
         configured.close()
         await log_store.close()
@@ -142,10 +147,10 @@ async def _orchestrating(
     encryption: Encryption,
     backends: ConfiguredBackends,
     log_store: LogStore,
+    agents: Agents,
     metrics_ttl: TimeToLive,
 ) -> AsyncIterator[None]:
     """The loop and the watchers of hosts; agents and their jobs live on when they end."""
-    agents = Agents()
     world = World(
         database=database,
         wakeups=database.wakeups,
@@ -170,10 +175,9 @@ async def _orchestrating(
         await prober.stop()
         await engine.stop()
         await watchers.stop()
-        await agents.close()
 
 
-def build(context: Context) -> FastAPI:
+def build(context: Context, door: SshDoor) -> FastAPI:
     """Routes and error answers around the parts."""
     app = FastAPI(
         title="dstack",
@@ -185,6 +189,7 @@ def build(context: Context) -> FastAPI:
         middleware=[Middleware(AnswerMistakes), Middleware(VersionCheck)],
     )
     app.state.context = context
+    app.state.ssh_door = door
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -32,6 +32,8 @@ from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
 from dstack.server.proxy.deps import server_dependencies
 from dstack.server.settings import Settings
+from dstack.server.ssh_door import listening
+from dstack.server.ssh_door.carrier import make_carrier
 
 logger = logging.getLogger("dstack.server")
 
@@ -99,7 +101,8 @@ async def serve(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT; open requests are given `shutdown_timeout` seconds to end."""
     listener = _listen(settings)
     settings = replace(settings, port=listener.getsockname()[1])
-    with contextlib.closing(listener):
+    with contextlib.closing(listener), listening.bind(settings) as ssh:
+        settings = replace(settings, ssh_port=ssh.port)
         permissions = DefaultPermissions()
         file = None
         if not settings.config_disabled:
@@ -112,12 +115,13 @@ async def serve(settings: Settings) -> None:
             messages = await _prepare(settings, database, encryption, file)
             async with running(settings, database, encryption, permissions) as app:
                 context = app.state.context
-                lines = [key_message, *messages] if key_message else messages
+                lines = [line for line in (key_message, *messages[:-1], ssh.message, messages[-1]) if line]
+                door = app.state.ssh_door
                 proxy = server_dependencies(database, context.access, context.failed_attempts)
                 try:
-                    await _Server(_uvicorn(settings, app, proxy), lines, context.stopping).serve(
-                        sockets=[listener]
-                    )
+                    http = _Server(_uvicorn(settings, app, proxy, make_carrier(door)), lines, context.stopping)
+                    http.on_started = lambda: door.open(ssh.listener)
+                    await http.serve(sockets=[listener])
                 finally:
                     proxy.pool.close()
         finally:
@@ -171,11 +175,13 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _uvicorn(settings: Settings, app: FastAPI, proxy: ProxyDependencies) -> uvicorn.Config:
+def _uvicorn(
+    settings: Settings, app: FastAPI, proxy: ProxyDependencies, websockets: type[asyncio.Protocol]
+) -> uvicorn.Config:
     return uvicorn.Config(
         cast(Any, app),
         http=make_http_protocol(proxy),
-        ws="none",
+        ws=websockets,
         loop="none",
         lifespan="off",
         log_config=None,
@@ -192,12 +198,14 @@ class _Server(uvicorn.Server):
     def __init__(self, uvicorn_config: uvicorn.Config, messages: list[str], stopping: asyncio.Event) -> None:
         super().__init__(uvicorn_config)
         self._messages = messages
+        self.on_started: Callable[[], None] = lambda: None
         self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.freeze()  # what was made until now stays: no collection needs to look at it
         gc.enable()
+        self.on_started()
         for message in self._messages:
             _say(message)
 

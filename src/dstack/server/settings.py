@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from dstack.core.errors import DstackError
 
@@ -28,12 +29,30 @@ class Setting:
     read: Callable[[str | None], Any]
 
 
+class SshPort(NamedTuple):
+    """Where the SSH door listens; 0: on a free port."""
+
+    number: int
+    is_default: bool = False
+    """Nobody asked for this very port, so a server that finds it taken goes on without."""
+
+
+class SshAddress(NamedTuple):
+    """Where clients find the SSH door."""
+
+    hostname: str
+    port: int
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the environment asks for. Sizes in bytes, times in seconds."""
 
     host: str
     port: int
+    ssh_port: SshPort | None
+    ssh_told_address: SshAddress | None
+    sshproxy_token: str | None
     url: str | None
     server_dir: Path
     database_url: str
@@ -61,6 +80,19 @@ class Settings:
         """Without a slash at its end."""
         shown_host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.url or f"http://{shown_host}:{self.port}").rstrip("/")
+
+    @property
+    def ssh_door_address(self) -> SshAddress | None:
+        """Where the SSH door itself is reached; None when it does not listen."""
+        if self.ssh_port is None:
+            return None
+        return SshAddress(urlsplit(self.public_url).hostname or self.host, self.ssh_port.number)
+
+    @property
+    def ssh_address(self) -> SshAddress | None:
+        """Where clients are told to find the SSH door; None when it does not listen."""
+        own = self.ssh_door_address
+        return None if own is None else self.ssh_told_address or own
 
     @property
     def config_path(self) -> Path:
@@ -112,7 +144,32 @@ def _folder(value: str | None) -> Path:
     return Path(value or "~/.dstack/server").expanduser().absolute()
 
 
+def _ssh_port(value: str | None) -> SshPort | None:
+    if value is not None and value.strip().lower() == "off":
+        return None
+    try:
+        number = _number(DEFAULT_SSH_PORT, minimum=0, maximum=65535)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 'off'") from None
+    return SshPort(number, is_default=not value)
+
+
+def _ssh_address(value: str | None) -> SshAddress | None:
+    if not value:
+        return None
+    try:
+        parts = urlsplit(f"//{value}")
+        hostname, port = parts.hostname, parts.port
+    except ValueError:
+        hostname, port, parts = None, None, None
+    if not hostname or parts is None or parts.path or parts.query or parts.username is not None:
+        raise ValueError("expected host or host:port, such as ssh.example.com:3022")
+    return SshAddress(hostname, port or 22)
+
+
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+DEFAULT_SSH_PORT = 3022
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -128,6 +185,30 @@ SETTINGS: tuple[Setting, ...] = (
         "`3000`",
         "Port to listen on; `--port` beats it.",
         _number(3000, minimum=0, maximum=65535),
+    ),
+    Setting(
+        "DSTACK_SERVER_SSH_PORT",
+        "ssh_port",
+        "`3022`",
+        "Port on which SSH leads into jobs ([SSH](../concepts/ssh.md)): `0` a free one, `off` none. When the "
+        "default port is taken by somebody else, the server goes on without; one that is asked for must be free.",
+        _ssh_port,
+    ),
+    Setting(
+        "DSTACK_SERVER_SSHPROXY_ADDRESS",
+        "ssh_told_address",
+        "unset",
+        "`host[:port]` (port 22 without one) where clients find that port, when it is not the host of the "
+        "server's URL: a load balancer, for example.",
+        _ssh_address,
+    ),
+    Setting(
+        "DSTACK_SSHPROXY_API_TOKEN",
+        "sshproxy_token",
+        "unset",
+        "Bearer token of `/api/sshproxy/get_upstream`, with which a separate SSH proxy asks for its way to a job; "
+        "when unset, nobody may ask.",
+        _text(None),
     ),
     Setting(
         "DSTACK_SERVER_URL",

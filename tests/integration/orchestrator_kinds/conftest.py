@@ -20,6 +20,7 @@ from dstack.core.canonical import dump_json
 from dstack.core.configurations import parse_run_configuration
 from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.configurations.profiles import Profile
+from dstack.core.cron import next_trigger
 from dstack.core.fleets import FleetSpec
 from dstack.core.job_specs import effective_run_spec, make_job_specs
 from dstack.core.runs import RunSpec
@@ -153,9 +154,10 @@ class Control:
             last_processed_at=now,
             run_spec=dump_json(spec),
             priority=spec.configuration.priority or 0,
-            status="submitted",
+            status="submitted" if parsed.schedule is None else "pending",
+            next_triggered_at=None if parsed.schedule is None else next_trigger(parsed.schedule.cron, now),
         )
-        specs = [(uuid.uuid4(), job) for job in make_job_specs(spec, run_name=name)]
+        specs = [(uuid.uuid4(), job) for job in make_job_specs(spec, run_name=name) if parsed.schedule is None]
         jobs = job_values(specs, run_id=run_id, project_id=self.project_id, now=now, priority=run.priority)
         async with self.database.transaction() as session:
             session.add(run)

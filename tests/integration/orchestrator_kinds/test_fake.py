@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 from tests.e2e.simulated import Simulator
 from tests.integration.orchestrator_kinds.conftest import Control
 
-from dstack.server.db.engine import Database
+from dstack.server.db.engine import Database, wake
+from dstack.server.db.tables import FleetRow
 
 SHORT = {"DSTACK_SIM_DURATION": "0.05", "DSTACK_SIM_LOG_LINES": "3"}
+
+
+OFFERS = [
+    {"name": "small"},
+    {"name": "zoned", "price": 0.2, "region": "eu", "zones": ["eu-1", "eu-2"]},
+    {"name": "spotty", "price": 0.05, "region": "us", "spot": True},
+]
 
 
 @pytest.fixture
@@ -20,7 +32,7 @@ async def cloud(database: Database, tmp_path: Path) -> AsyncIterator[tuple[Contr
     starting = Simulator.started(tmp_path / "cloud")
     simulator = await asyncio.to_thread(starting.__enter__)
     try:
-        control = Control(database, tmp_path, {"type": "fake", "dir": str(simulator.folder)})
+        control = Control(database, tmp_path, {"type": "fake", "dir": str(simulator.folder), "offers": OFFERS})
         await control.start()
         yield control, simulator
         await control.stop()
@@ -57,3 +69,90 @@ async def test_an_idle_instance_goes(cloud: tuple[Control, Simulator]) -> None:
 
     await control.until(is_gone, "the end of the instance")
     assert (await control.instances())[0].termination_reason == "idle_timeout"
+
+
+async def instance_of(control: Control, run_id: UUID) -> dict[str, Any]:
+    """The offer of the instance that the run's job was given."""
+    [job] = await control.jobs(run_id)
+    [row] = [one for one in await control.instances() if one.id == job.instance_id]
+    offer: dict[str, Any] = json.loads(row.offer or "{}")
+    return offer
+
+
+@pytest.mark.parametrize(
+    ("fleet", "run", "name"),
+    [
+        ({}, {}, "small"),
+        ({}, {"regions": ["EU"]}, "zoned"),
+        ({}, {"instance_types": ["zoned", "spotty"]}, "zoned"),
+        ({}, {"availability_zones": ["eu-2"], "regions": ["eu"]}, "zoned"),
+        ({"availability_zones": ["eu-2"], "regions": ["eu"]}, {}, "zoned"),
+        ({}, {"spot_policy": "spot"}, "spotty"),
+        ({}, {"spot_policy": "auto"}, "spotty"),
+        ({"spot_policy": "spot"}, {}, "spotty"),
+    ],
+)
+async def test_the_new_instance_is_what_was_asked_for(
+    cloud: tuple[Control, Simulator], fleet: dict[str, Any], run: dict[str, Any], name: str
+) -> None:
+    control, _ = cloud
+    await control.prepare(**fleet)
+    run_id = await control.submit("one", commands=["true"], env=SHORT, **run)
+    assert (await control.until_status(run_id, "done", "failed")).status == "done"
+    offer = await instance_of(control, run_id)
+    assert offer["instance"]["name"] == name
+    zones = {**fleet, **run}.get("availability_zones")
+    assert zones is None or offer["availability_zones"] == zones
+
+
+@pytest.mark.parametrize(
+    ("fleet", "run", "why"),
+    [
+        ({}, {"max_price": 0.01}, "over the maximum"),
+        ({}, {"reservation": "r-1"}, "nobody can reserve it"),
+        ({}, {"availability_zones": ["asia-1"], "regions": ["eu"]}, "in none of the availability zones"),
+        ({}, {"creation_policy": "reuse"}, "No capacity"),
+        ({}, {"fleets": ["g"]}, "No fleets among g"),
+        ({}, {"instances": ["f-7"]}, "No capacity"),
+        ({"regions": ["eu"]}, {"regions": ["us"]}, "the fleet has eu, the run has us"),
+    ],
+)
+async def test_what_cannot_be_had_is_told(
+    cloud: tuple[Control, Simulator], fleet: dict[str, Any], run: dict[str, Any], why: str
+) -> None:
+    control, _ = cloud
+    await control.prepare(**fleet)
+    run_id = await control.submit("one", commands=["true"], env=SHORT, **run)
+    assert (await control.until_status(run_id, "done", "failed")).status == "failed"
+    [job] = await control.jobs(run_id)
+    assert job.termination_reason == "failed_to_start_due_to_no_capacity"
+    assert why in (job.termination_reason_message or "")
+
+
+async def test_tags_of_fleet_and_run_are_given_to_the_cloud(cloud: tuple[Control, Simulator]) -> None:
+    control, simulator = cloud
+    await control.prepare(tags={"team": "a", "from": "fleet"})
+    run_id = await control.submit("one", commands=["true"], env=SHORT, tags={"from": "run", "job": "1"})
+    assert (await control.until_status(run_id, "done", "failed")).status == "done"
+    [made] = (await asyncio.to_thread(simulator.call, "/instances"))["instances"]
+    assert made["host"]["tags"] == {"team": "a", "from": "run", "job": "1"}
+
+
+async def test_a_fleet_that_is_changed_lets_go_of_what_no_longer_fits(cloud: tuple[Control, Simulator]) -> None:
+    control, _ = cloud
+    await control.prepare()
+    run_id = await control.submit("one", commands=["true"], env=SHORT)
+    assert (await control.until_status(run_id, "done", "failed")).status == "done"
+    assert (await instance_of(control, run_id))["instance"]["name"] == "small"
+    async with control.database.transaction() as session:
+        row = (await session.scalars(select(FleetRow))).one()
+        spec = json.loads(row.spec)
+        spec["configuration"]["regions"] = ["eu"]
+        row.spec = json.dumps(spec)
+        wake(session, f"fleet:{row.id}")
+
+    async def is_gone() -> bool:
+        return [one.status for one in await control.instances()] == ["terminated"]
+
+    await control.until(is_gone, "the end of the instance")
+    assert (await control.instances())[0].termination_reason == "fleet_spec_mismatch"

@@ -59,7 +59,8 @@ def start(start_process: StartProcess, tmp_path: Path) -> Start:
         count += 1
         output = tmp_path / f"server-{count}.log"
         src = str(Path(__file__).parents[3] / "src")
-        settings = {"DSTACK_SERVER_PORT": "0", "DSTACK_LOCAL_BACKEND": "off", "PYTHONPATH": src}
+        settings = {"DSTACK_SERVER_PORT": "0", "DSTACK_SERVER_SSH_PORT": "0", "DSTACK_LOCAL_BACKEND": "off"}
+        settings["PYTHONPATH"] = src
         with output.open("wb") as log:
             process = start_process(
                 [sys.executable, "-c", PROGRAM], env={**os.environ, **settings, **environ}, stdout=log

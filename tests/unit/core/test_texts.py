@@ -9,7 +9,7 @@ import pytest
 from dstack.core import errors
 from dstack.core.cron import CronExpression, next_trigger
 from dstack.core.durations import format_duration, parse_duration
-from dstack.core.interpolation import InterpolationError, interpolate, references
+from dstack.core.interpolation import InterpolationError, fill_nodes, interpolate, references
 from dstack.core.names import check_resource_name, random_name
 from dstack.core.resources import Range, format_memory, parse_memory
 
@@ -101,3 +101,30 @@ def test_every_request_error_has_a_status_and_a_text() -> None:
         assert 400 <= kind.status < 500
         assert kind.default_message
         assert kind.__name__ in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("ssh ${{ groups[0].nodes[1].IP_ADDRESS }}", "ssh 10.0.0.2"),
+        ("${{groups[work-er].nodes[0].IP_ADDRESS}}", "10.0.0.3"),
+        ("echo $$ $HOME ${X}", "echo $$ $HOME ${X}"),
+        ("echo '$${{ groups[0].nodes[0].IP_ADDRESS }}'", "echo '${{ groups[0].nodes[0].IP_ADDRESS }}'"),
+        ("echo '${{ matrix.os }}'", "echo '${{ matrix.os }}'"),
+    ],
+)
+def test_nodes_in_commands(text: str, result: str) -> None:
+    addresses = {"0.0": "10.0.0.1", "0.1": "10.0.0.2", "work-er.0": "10.0.0.3"}
+    assert fill_nodes(text, addresses) == result
+
+
+def test_a_node_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(InterpolationError, match=r"no such node; there are groups\[0\]\.nodes\[0\]"):
+        fill_nodes("${{ groups[0].nodes[7].IP_ADDRESS }}", {"0.0": "10.0.0.1"})
+
+
+def test_references_to_nodes_are_left_to_the_server() -> None:
+    text = "${{ run.args }} ${{ groups[a].nodes[0].IP_ADDRESS }}"
+    filled = interpolate(text, {"run": {"args": "x"}}, keep_unknown_namespaces=True)
+    assert filled == "x ${{ groups[a].nodes[0].IP_ADDRESS }}"
+    assert list(references(text)) == [("run", "args"), ("groups", "a.0")]

@@ -79,6 +79,8 @@ def test_what_happens_next_to_an_instance(
 
 
 MEMBER = MemberFacts(UUID(int=10), 0, S.IDLE)
+SECOND = MemberFacts(UUID(int=11), 1, S.IDLE)
+UNFIT = MemberFacts(UUID(int=12), 2, S.IDLE, mismatch="is too small")
 FLEET = FleetSnapshot(UUID(int=1), UUID(int=2), "f", FleetStatus.ACTIVE, ())
 
 
@@ -99,6 +101,25 @@ FLEET = FleetSnapshot(UUID(int=1), UUID(int=2), "f", FleetStatus.ACTIVE, ())
             {"delete_requested": True, "instances": (MEMBER,)},
             FleetStatus.TERMINATING,
             (TerminateInstances((MEMBER.id,), R.TERMINATED_BY_USER),),
+        ),
+        ({"instances": (UNFIT,)}, FleetStatus.ACTIVE, (TerminateInstances((UNFIT.id,), R.FLEET_SPEC_MISMATCH),)),
+        ({"instances": (replace(UNFIT, is_free=False),)}, FleetStatus.ACTIVE, ()),
+        ({"instances": (replace(UNFIT, terminate_requested=True),)}, FleetStatus.ACTIVE, ()),
+        ({"max_nodes": 1, "instances": (MEMBER,)}, FleetStatus.ACTIVE, ()),
+        (
+            {"max_nodes": 1, "instances": (MEMBER, SECOND)},
+            FleetStatus.ACTIVE,
+            (TerminateInstances((SECOND.id,), R.MAX_INSTANCES_LIMIT),),
+        ),
+        (
+            {"max_nodes": 1, "instances": (MEMBER, replace(SECOND, is_free=False, status=S.BUSY))},
+            FleetStatus.ACTIVE,
+            (TerminateInstances((MEMBER.id,), R.MAX_INSTANCES_LIMIT),),
+        ),
+        (
+            {"max_nodes": 1, "instances": (MEMBER, UNFIT)},
+            FleetStatus.ACTIVE,
+            (TerminateInstances((UNFIT.id,), R.FLEET_SPEC_MISMATCH),),
         ),
         ({"status": FleetStatus.TERMINATING}, FleetStatus.TERMINATED, ()),
         ({"status": FleetStatus.TERMINATED, "min_nodes": 3}, FleetStatus.TERMINATED, ()),

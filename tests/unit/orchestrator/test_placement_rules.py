@@ -7,12 +7,16 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from dstack.core.backends import BackendType
 from dstack.core.configurations.fleet import FleetConfiguration
-from dstack.core.configurations.profiles import Profile
+from dstack.core.configurations.profiles import Profile, ProfileParams
+from dstack.core.configurations.references import EntityReference
 from dstack.core.fleets import FleetSpec
 from dstack.core.instances import (
     Disk,
+    Gpu,
     InstanceAvailability,
     InstanceOfferWithAvailability,
     InstanceStatus,
@@ -114,7 +118,10 @@ def test_a_run_that_only_reuses_creates_nothing() -> None:
 
 
 def test_no_fleet_is_told_by_its_fixed_words() -> None:
-    for decision in (place(job(1), fleets=()), place(job(1, limits=Limits(fleets=("other",))))):
+    for decision in (
+        place(job(1), fleets=()),
+        place(job(1, limits=Limits(fleets=(EntityReference(name="other"),)))),
+    ):
         assert decision.writes[0].error.startswith(rules.NO_FLEETS)
     assert place(job(1)).writes[0].error.startswith("No capacity")
 
@@ -168,3 +175,59 @@ def test_what_says_nothing_about_spot_takes_the_spot_instances_of_its_fleet() ->
     assert assigned(place(waiting, on=there, fleets=fleets)) == {1: 7}
     strict = replace(waiting, profile={"spot_policy": "on-demand"})
     assert assigned(place(strict, on=there, fleets=fleets)) == {}
+
+
+def limited(**settings: Any) -> Limits:
+    asked = ProfileParams.model_validate(settings)
+    return Limits(
+        fleets=None if asked.fleets is None else tuple(asked.fleets),
+        instances=None if asked.instances is None else tuple(asked.instances),
+        availability_zones=None if asked.availability_zones is None else tuple(asked.availability_zones),
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "taken"),
+    [
+        ({}, 90),
+        ({"fleets": ["f"]}, 90),
+        ({"fleets": ["main/f"]}, 90),
+        ({"fleets": ["other/f"]}, None),
+        ({"instances": ["f-91"]}, 91),
+        ({"instances": [{"hostname": "host-91"}]}, 91),
+        ({"instances": [{"hostname": "f-91"}]}, None),
+        ({"instances": [{"fleet": "f", "instance": 91}]}, 91),
+        ({"instances": [{"fleet": "main/f", "instance": 91}]}, 91),
+        ({"instances": [{"fleet": "g", "instance": 91}]}, None),
+        ({"instances": ["f-17", "f-91"]}, 91),
+    ],
+)
+def test_a_run_may_name_its_fleets_and_instances(settings: dict[str, Any], taken: int | None) -> None:
+    there = tuple(replace(instance(num), num=num, hostname=f"host-{num}") for num in (90, 91))
+    fleets = (replace(FLEET, project_name="main", room=0),)
+    decision = place(job(1, limits=limited(**settings)), on=there, fleets=fleets)
+    assert assigned(decision) == ({} if taken is None else {1: taken})
+
+
+def test_a_run_that_names_instances_creates_none() -> None:
+    decision = place(job(1, limits=limited(instances=["f-0"])), fleets=(replace(FLEET, room=1),))
+    assert [type(write) for write in decision.writes] == [Refuse]
+
+
+def test_an_instance_in_another_zone_is_not_taken() -> None:
+    there = (instance(90, offer=offer().model_copy(update={"availability_zones": ["a-1"]})),)
+    assert assigned(place(job(1, limits=limited(availability_zones=["A-1"])), on=there)) == {1: 90}
+    assert assigned(place(job(1, limits=limited(availability_zones=["a-2"])), on=there)) == {}
+
+
+def test_a_gpu_of_this_machine_goes_to_one_job() -> None:
+    gpus = [Gpu(name="L4", memory_mib=24576)] * 2
+    resources = offer().instance.resources.model_copy(update={"gpus": gpus})
+    kind = offer().instance.model_copy(update={"resources": resources})
+    machine = instance(90, total=16, backend="local", offer=offer().model_copy(update={"instance": kind}))
+    needs = Requirements(resources=ResourcesSpec.model_validate({"gpu": 1}))
+    jobs = tuple(replace(job(num), requirements=needs) for num in (1, 2, 3))
+    decision = place(*jobs, job(4), on=(machine,))
+    assert assigned(decision) == {1: 90, 2: 90, 4: 90}
+    assert [write.gpus for write in decision.writes if isinstance(write, Assign)] == [1, 1, 0]
+    assert assigned(place(jobs[0], on=(replace(machine, busy_gpus=2),))) == {}

@@ -71,6 +71,16 @@ def test_later_variables_win() -> None:
     assert (env["A"], env["B"], env["DSTACK_RUN_NAME"]) == ("run", "fleet", "mine")
 
 
+def test_nodes_of_groups_are_named_in_commands() -> None:
+    group = {
+        "nodes": 1,
+        "commands": ["ping ${{ groups[1].nodes[0].IP_ADDRESS }} ${{ groups[a].nodes[0].IP_ADDRESS }}"],
+    }
+    given = context(groups=[{**group, "name": "a"}, {**group, "name": "b"}], commands=[])
+    nodes = (Node("10.0.0.1", 0, 0, "a", 0), Node("10.0.0.2", 0, 1, "b", 0))
+    assert make_task(replace(given, nodes=nodes), HERE).commands[-1] == "ping 10.0.0.2 10.0.0.1"
+
+
 def test_secrets_are_filled_in() -> None:
     made = task(WHOLE, image="i", env={"A": "x-${{ secrets.key }}", "B": "$${{ secrets.key }}"})
     assert (made.env["A"], made.env["B"]) == ("x-s3cret", "${{ secrets.key }}")

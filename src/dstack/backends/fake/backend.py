@@ -1,7 +1,7 @@
 """A simulated backend: its instances live in a simulated cloud and their agents run nothing.
 
 Settings: `dir`, the folder of the simulator (required); `offers`, a list of `{name, cpus, memory_gb, disk_gb,
-gpus: [{name, memory_gb}], price, region, spot}`, by default one small machine; `volumes_as`.
+gpus: [{name, memory_gb}], price, region, spot, zones}`, by default one small machine; `volumes_as`.
 See docs/reference/fake-backend.md.
 """
 
@@ -50,6 +50,7 @@ class FakeOffer(CoreModel):
     price: float = 0.1
     region: str = "simulated"
     spot: bool = False
+    zones: list[str] | None = None
 
     def as_offer(self) -> InstanceOfferWithAvailability:
         resources = Resources(
@@ -65,6 +66,7 @@ class FakeOffer(CoreModel):
             region=self.region,
             price=self.price,
             availability=InstanceAvailability.AVAILABLE,
+            availability_zones=self.zones,
         )
 
 
@@ -96,6 +98,7 @@ class FakeBackend:
         body = {
             "cpus": resources.cpus,
             "memory_bytes": resources.memory_mib * 2**20,
+            "tags": request.tags,
             "gpus": [
                 {"vendor": "nvidia", "name": gpu.name, "memory_mib": gpu.memory_mib} for gpu in resources.gpus
             ],

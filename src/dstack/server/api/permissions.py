@@ -5,6 +5,7 @@ A lint rule and a test walk all routes.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -80,9 +81,13 @@ async def _first_token(request: Request) -> Caller:
 
 
 async def _ssh_proxy(request: Request) -> None:
-    """Its own token, which this server never has."""
-    bearer_token(request)
-    raise Forbidden("Access denied: the SSH proxy is not enabled")
+    """Its own token, which is a setting."""
+    token, wanted = bearer_token(request), context_of(request).settings.sshproxy_token
+    if wanted is None:
+        raise Forbidden("Access denied: the SSH proxy is not enabled; set DSTACK_SSHPROXY_API_TOKEN")
+    if not hmac.compare_digest(token.encode(), wanted.encode()):
+        context_of(request).failed_attempts.count(request.client.host if request.client else "")
+        raise Forbidden("Access denied: this is not the token of the SSH proxy")
 
 
 async def _admin(request: Request) -> Caller:

@@ -34,6 +34,7 @@ class Activity:
         self._closed: set[UUID] = set()
         self._news = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._is_stopping = False
 
     @contextlib.contextmanager
     def connected(self, job_id: UUID) -> Iterator[None]:
@@ -59,13 +60,14 @@ class Activity:
 
     async def stop(self) -> None:
         """What is known by now is written first."""
+        self._is_stopping = True  # not by cancelling, which `wait_for` may swallow when there is news that moment
+        self._news.set()
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+            await self._loop
         await self.report()
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_stopping:
             with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self._news.wait(), REPORT_EVERY_S)
             self._news.clear()

@@ -27,6 +27,7 @@ from dstack.agent.protocol import (
     iter_frames,
 )
 from dstack.core.errors import AgentError, Unreachable
+from dstack.server.guards import assert_no_transaction
 from dstack.server.hosts.sessions import ExecSession, Handshake, upgrade_request
 
 if sys.version_info >= (3, 11):
@@ -115,7 +116,8 @@ def dial_unix(path: str) -> Dial:
 
 
 class AgentClient:
-    """One agent. Raises Unreachable when it cannot be talked to, AgentRefused (TaskUnknown) for its errors."""
+    """One agent. Raises Unreachable when it cannot be talked to, AgentRefused (TaskUnknown) for its errors; never
+    inside a database transaction, which would keep everybody waiting for a host."""
 
     def __init__(self, connect: Connect, dial: Dial, *, timeout_seconds: float = CALL_SECONDS) -> None:
         self._connect = connect
@@ -209,6 +211,7 @@ class AgentClient:
         `protocol.connection_made` is called before this returns; flow is held by `pause_reading` of the transport
         and `pause_writing` of the protocol; `eof_received` has to return True where the other direction goes on.
         """
+        assert_no_transaction("the agent")
         path = f"/v1/tasks/{task_id}/connect"
         asking = upgrade_request(path, request.to_json())
         async with _told(f"POST {path}"), timeout(UPGRADE_SECONDS):
@@ -223,6 +226,7 @@ class AgentClient:
         return handshake.hand_over(protocol)
 
     async def _upgrade(self, path: str, body: dict[str, Any]) -> tuple[Any, Any]:
+        assert_no_transaction("the agent")
         async with _told(f"POST {path}"), timeout(UPGRADE_SECONDS):
             reader, writer = await self._connect()
             try:
@@ -244,6 +248,7 @@ class AgentClient:
             self._idle.pop().close()
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        assert_no_transaction("the agent")
         while self._idle:
             connection = self._idle.pop()
             try:
@@ -270,6 +275,7 @@ class AgentClient:
                 connection.close()
 
     async def _new(self) -> _Connection:
+        assert_no_transaction("the agent")
         async with _told("connecting"), timeout(self._timeout):
             return _Connection(*await self._connect())
 

@@ -13,6 +13,7 @@ from dstack.core.runs import RunStatus
 from dstack.server.db.queries import runs as queries
 from dstack.server.db.queries.runs import RunHead
 from dstack.server.operations import run_answers
+from dstack.server.settings import SshAddress
 
 MAX_BYTES = 16 * 1024 * 1024
 FINISHED = frozenset(status.value for status in RunStatus if status.is_finished())
@@ -28,14 +29,18 @@ class FinishedRuns:
         self.size_bytes = 0
         self._texts: OrderedDict[tuple[UUID, View], tuple[RunHead, bytes]] = OrderedDict()
 
-    async def load(self, session: AsyncSession, heads: Sequence[RunHead], view: View) -> list[orjson.Fragment]:
+    async def load(
+        self, session: AsyncSession, heads: Sequence[RunHead], view: View, *, ssh: SshAddress | None
+    ) -> list[orjson.Fragment]:
         """The runs in the order of their heads; those that are not at hand in two queries."""
         texts = {head.id: self._find(head, view) for head in heads}
         missing = [id for id, text in texts.items() if text is None]
         with_jobs, submissions = view
         if missing:
             rows = await queries.list_by_ids(session, missing)
-            documents = await run_answers.load(session, rows, with_jobs=with_jobs, submissions=submissions)
+            documents = await run_answers.load(
+                session, rows, ssh=ssh, with_jobs=with_jobs, submissions=submissions
+            )
             texts |= {row["id"]: run_answers.dump(document) for row, document in zip(rows, documents, strict=True)}
             current = {
                 row["id"]: RunHead(row["id"], row["version"], row["status"], row["deleted"]) for row in rows

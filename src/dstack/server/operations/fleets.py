@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import uuid
 from collections.abc import Iterable
@@ -30,6 +29,7 @@ from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, RunRow
 from dstack.server.operations import fleet_answers, offers
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import named_project_ids
+from dstack.server.planning.combining import of_fleet
 from dstack.server.planning.new_instance import instance_values
 
 FINISHED_RUNS = ("terminated", "failed", "done")
@@ -181,10 +181,10 @@ async def add_fleet(
 
 
 async def _add_instances(session: AsyncSession, row: FleetRow, spec: FleetSpec) -> list[events.Target]:
-    nodes = spec.configuration.nodes
+    nodes, terms = spec.configuration.nodes, of_fleet(spec)
     values = [
         instance_values(
-            fleet_spec=json.loads(row.spec),
+            terms,
             fleet_id=row.id,
             fleet_name=row.name,
             project_id=row.project_id,

@@ -15,12 +15,7 @@ from dstack.backends.base import Backend
 from dstack.core.backends import BackendType
 from dstack.core.configurations.fleet import FleetNodesSpec, InstanceGroupPlacement
 from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
-from dstack.core.configurations.references import (
-    EntityReference,
-    FleetInstanceSelector,
-    InstanceHostnameSelector,
-    InstanceSelector,
-)
+from dstack.core.configurations.references import InstanceSelector
 from dstack.core.errors import BackendError
 from dstack.core.fleets import FleetSpec, FleetStatus
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
@@ -43,6 +38,7 @@ from dstack.server.planning.offers import (
     distinct,
     reusable,
 )
+from dstack.server.planning.selecting import FleetName, InstanceNames, is_named, is_selected
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +56,10 @@ class Fleet:
     instances: Sequence[RowMapping] = field(default_factory=list)
     busy_gpus: Mapping[UUID, int] = field(default_factory=dict)
     """Of the server's own machine, by instance."""
+
+    @property
+    def called(self) -> FleetName:
+        return FleetName(self.name, self.project_name)
 
     @property
     def is_cluster(self) -> bool:
@@ -232,16 +232,8 @@ def _candidates(fleets: Iterable[Fleet], wish: Wish) -> list[Fleet]:
     return [
         fleet
         for fleet in fleets
-        if _is_named(fleet, wish.profile.fleets) and (fleet.is_cluster or not wish.requirements.multinode)
+        if is_named(fleet.called, wish.profile.fleets) and (fleet.is_cluster or not wish.requirements.multinode)
     ]
-
-
-def _is_named(fleet: Fleet, references: list[EntityReference] | None) -> bool:
-    return references is None or any(_refers(reference, fleet) for reference in references)
-
-
-def _refers(reference: EntityReference, fleet: Fleet) -> bool:
-    return reference.name == fleet.name and reference.project in (None, fleet.project_name)
 
 
 def _may_create(fleet: Fleet, wish: Wish) -> bool:
@@ -251,19 +243,12 @@ def _may_create(fleet: Fleet, wish: Wish) -> bool:
 
 def _targeted(fleet: Fleet, selectors: list[InstanceSelector] | None) -> list[RowMapping]:
     """The run may name the instances that it wants."""
-    return [
-        row
-        for row in fleet.instances
-        if selectors is None or any(_selects(selector, fleet, row) for selector in selectors)
-    ]
+    return [row for row in fleet.instances if is_selected(_names(fleet, row), selectors)]
 
 
-def _selects(selector: InstanceSelector, fleet: Fleet, row: RowMapping) -> bool:
-    if isinstance(selector, FleetInstanceSelector):
-        return _refers(selector.fleet, fleet) and row["instance_num"] == selector.instance
-    if isinstance(selector, InstanceHostnameSelector):
-        return bool(row["address"]) and json.loads(row["address"])["hostname"] == selector.hostname
-    return bool(row["name"] == selector.name)
+def _names(fleet: Fleet, row: RowMapping) -> InstanceNames:
+    address = json.loads(row["address"]) if row["address"] else {}
+    return InstanceNames(fleet.called, row["instance_num"], row["name"], address.get("hostname"))
 
 
 def _existing(row: RowMapping, busy_gpus: Mapping[UUID, int]) -> ExistingInstance:

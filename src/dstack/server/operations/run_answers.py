@@ -15,6 +15,8 @@ from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus, RunTerminationReason
 from dstack.server import clock
 from dstack.server.db.queries import runs as queries
+from dstack.server.operations import connection_info
+from dstack.server.settings import SshAddress
 
 Document = dict[str, Any]
 
@@ -40,20 +42,28 @@ def _plain(value: Any) -> str:
 
 
 async def load(
-    session: AsyncSession, runs: Sequence[RowMapping], *, with_jobs: bool = True, submissions: int | None = None
+    session: AsyncSession,
+    runs: Sequence[RowMapping],
+    *,
+    ssh: SshAddress | None,
+    with_jobs: bool = True,
+    submissions: int | None = None,
 ) -> list[Document]:
-    """One query for the jobs of all the runs. `submissions`: only the newest so many of each job."""
+    """One query for the jobs of all the runs. `submissions`: only the newest so many of each job.
+
+    `ssh`: where SSH leads into jobs that run (`Settings.ssh_address`).
+    """
     jobs: dict[UUID, list[RowMapping]] = {run["id"]: [] for run in runs}
     if with_jobs and submissions != 0:
         for job in await queries.list_jobs(session, [run["id"] for run in runs], submissions=submissions):
             jobs[job["run_id"]].append(job)
-    return [to_document(run, jobs[run["id"]]) for run in runs]
+    return [to_document(run, jobs[run["id"]], ssh) for run in runs]
 
 
-def to_document(run: RowMapping, rows: Sequence[RowMapping]) -> Document:
+def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: SshAddress | None) -> Document:
     """`rows`: the submissions of its jobs in the order of replica, job, submission."""
     by_job = _by_job(rows)
-    jobs = [_job(run, submissions) for submissions in by_job]
+    jobs = [_job(run, submissions, ssh) for submissions in by_job]
     latest_rows = [submissions[-1] for submissions in by_job]
     latest = max(range(len(jobs)), key=lambda i: latest_rows[i]["submitted_at"], default=None)
     reason = run["termination_reason"]
@@ -86,12 +96,12 @@ def _by_job(rows: Sequence[RowMapping]) -> list[list[RowMapping]]:
     return list(jobs.values())
 
 
-def _job(run: RowMapping, submissions: Sequence[RowMapping]) -> Document:
+def _job(run: RowMapping, submissions: Sequence[RowMapping], ssh: SshAddress | None) -> Document:
     latest = submissions[-1]
     return {
         "job_spec": orjson.Fragment(latest["job_spec"]),
         "job_submissions": [_submission(row) for row in submissions],
-        "job_connection_info": _connection_info(run, latest),
+        "job_connection_info": connection_info.of_job(run, latest, ssh),
     }
 
 
@@ -166,21 +176,6 @@ def _run_status_message(run: RowMapping, latest: Sequence[RowMapping]) -> str:
     if status in (RunStatus.SUBMITTED, RunStatus.PENDING) and run["resubmission_attempt"] > 0:
         return "retrying"
     return status.value
-
-
-def _connection_info(run: RowMapping, latest: RowMapping) -> Document | None:
-    if latest["status"] != JobStatus.RUNNING.value:
-        return None
-    return {
-        "ide_name": None,
-        "attached_ide_url": None,
-        "proxied_ide_url": None,
-        "attached_ssh_command": ["ssh", run["run_name"]],
-        "proxied_ssh_command": None,
-        "sshproxy_hostname": None,
-        "sshproxy_port": None,
-        "sshproxy_upstream_id": None,
-    }
 
 
 def _cost(row: RowMapping) -> float:

@@ -33,6 +33,7 @@ from dstack.server.db.tables import FileArchiveRow, JobRow, RepoRow, RunRow, Use
 from dstack.server.operations import offers, run_answers, runs
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.repos import find as find_repo
+from dstack.server.operations.run_checks import check_run
 from dstack.server.planning.new_run import job_values, service_spec
 from dstack.server.planning.offers import View
 from dstack.server.planning.replicas import same_jobs
@@ -46,7 +47,7 @@ async def get_plan(ctx: Context, at: InProject, wanted: GetRunPlanRequest) -> Ru
     """What applying would do and where it could run; nothing is stored."""
     async with ctx.database.session() as session:
         effective = await _effective(ctx, session, at, wanted.run_spec)
-        current = await runs.find_current(session, at.project.id, effective.run_name)
+        current = await runs.find_current(ctx, session, at.project.id, effective.run_name)
     specs = _specs_of_replica(effective, effective.run_name or SHOWN_NAME, 0)
     market = await offers.load_market(ctx.database, ctx.backends, at.project.id)
     view = View(full=wanted.full_offers, unallocated=wanted.unallocated_resources)
@@ -78,7 +79,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
     async with ctx.database.transaction() as session:
         # One at a time in a project, so that a name is given to one run only.
         await one_at_a_time(session, f"names of runs:{at.project.id}")
-        current = await runs.find_current(session, at.project.id, spec.run_name)
+        current = await runs.find_current(ctx, session, at.project.id, spec.run_name)
         if not wanted.force:
             _assert_unchanged(current, wanted.plan.current_resource, spec)
         if current is not None and not current.status.is_finished():
@@ -88,7 +89,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
     async with ctx.database.session() as session:
         row = await queries.find_by_id(session, at.project.id, run_id)
         assert row is not None
-        return (await run_answers.load(session, [row]))[0]
+        return (await run_answers.load(session, [row], ssh=ctx.settings.ssh_address))[0]
 
 
 async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: RunSpec) -> RunSpec:
@@ -102,6 +103,7 @@ async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: R
             check_resource_name(effective.run_name)
         except ValueError as error:
             raise InvalidRequest(str(error)) from None
+    check_run(effective, ctx.settings)
     configuration = effective.configuration
     if isinstance(configuration, ServiceConfiguration):
         _check_gateway(ctx, configuration)

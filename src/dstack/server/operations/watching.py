@@ -16,7 +16,7 @@ from dstack.server.db.tables import JobRow
 from dstack.server.operations import run_answers
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.run_answers import Document, dump
-from dstack.server.stores.logs.base import MAX_LIMIT, LogKey, LogQuery
+from dstack.server.stores.logs.base import MAX_LIMIT, LogKey, LogPage, LogQuery
 from dstack.server.wakeups import RESET_TOPICS
 
 PING_SECONDS = 15.0
@@ -107,20 +107,22 @@ def _news(told: dict[UUID, bytes], documents: Iterable[Document]) -> Iterable[tu
 
 
 async def _first(ctx: Context, at: InProject, run_name: str | None) -> list[Document]:
+    ssh = ctx.settings.ssh_address
     async with ctx.database.session() as session:
         if run_name is None:
             wanted = queries.RunFilter(project_ids=[at.project.id], only_active=True, limit=1000)
-            return await run_answers.load(session, await queries.list_page(session, wanted))
+            return await run_answers.load(session, await queries.list_page(session, wanted), ssh=ssh)
         row = await queries.find_by_name(session, at.project.id, run_name)
         if row is None:
             raise ResourceNotExists(f"Run {run_name!r} does not exist")
-        return await run_answers.load(session, [row])
+        return await run_answers.load(session, [row], ssh=ssh)
 
 
 async def _load(ctx: Context, at: InProject, ids: Iterable[UUID]) -> list[Document]:
     async with ctx.database.session() as session:
         found = [await queries.find_by_id(session, at.project.id, run_id) for run_id in ids]
-        return await run_answers.load(session, [row for row in found if row is not None])
+        rows = [row for row in found if row is not None]
+        return await run_answers.load(session, rows, ssh=ctx.settings.ssh_address)
 
 
 async def follow_logs(
@@ -134,32 +136,51 @@ async def follow_logs(
 ) -> AsyncIterator[bytes]:
     """Lines of a submission as they are stored; ends once the job has finished and everything was told."""
     key = LogKey(at.project.name, run_name, submission_id)
+    async for page in log_pages(ctx, at.project.id, key, start_time=start_time, next_token=next_token):
+        for event in page.logs:
+            yield event.model_dump_json().encode()
+        if not page.logs:
+            yield PING
+    if not ctx.stopping.is_set():
+        yield END
+
+
+async def log_pages(
+    ctx: Context,
+    project_id: UUID,
+    key: LogKey,
+    *,
+    start_time: datetime | None = None,
+    next_token: str | None = None,
+) -> AsyncIterator[LogPage]:
+    """What is stored, and then each addition, until the job has finished and everything was given.
+
+    An empty page comes first when there is nothing yet, and after each while in which nothing came. Ends also when
+    the server is about to end.
+    """
     token, is_first = next_token, True
-    with _Changes(ctx, at.project.id) as changes, ctx.logs.listen(key, changes.wake):
+    with _Changes(ctx, project_id) as changes, ctx.logs.listen(key, changes.wake):
         while True:
             changes.take()
-            has_ended = await _has_ended(ctx, at, submission_id)  # looked at first: what is stored by then is told
+            has_ended = await _has_ended(ctx, project_id, key)  # looked at first: what is stored by then is given
             page = await ctx.logs.poll(key, LogQuery(start_time, next_token=token, limit=MAX_LIMIT))
-            for event in page.logs:
-                yield event.model_dump_json().encode()
             token = page.resume_token or token
+            if page.logs or is_first:
+                yield page
+            is_first = False
             if page.next_token is not None:
                 continue
-            if not page.logs and is_first:
-                yield PING  # the answer begins at once
-            is_first = False
             if has_ended:
-                yield END
                 return
             while not await changes.wait(PING_SECONDS):
                 if ctx.stopping.is_set():
                     return
-                yield PING
+                yield LogPage(logs=[])
                 break  # another replica may have stored something
 
 
-async def _has_ended(ctx: Context, at: InProject, submission_id: UUID) -> bool:
+async def _has_ended(ctx: Context, project_id: UUID, key: LogKey) -> bool:
     """Also for one that does not exist: there is nothing to wait for."""
     async with ctx.database.session() as session:
-        row = await session.get(JobRow, submission_id)
-    return row is None or row.project_id != at.project.id or JobStatus(row.status).is_finished()
+        row = await session.get(JobRow, key.job_submission_id)
+    return row is None or row.project_id != project_id or JobStatus(row.status).is_finished()

@@ -88,6 +88,20 @@ def of_fleet(fleet: FleetSpec) -> Combined:
     return Combined(requirements, limits, configuration.idle_duration, dict(configuration.tags or {}))
 
 
+def kept(fleet: FleetSpec) -> Combined:
+    """What the fleet says about its instances, whoever they were made for: nothing of it is a default."""
+    configuration = effective_fleet(fleet)
+    anything = ResourcesSpec(cpu=CPUSpec(count=Range[int](min=0)), memory=Range[float](min=0.0), disk=None)
+    policy = configuration.spot_policy
+    requirements = Requirements(
+        resources=configuration.resources or anything,
+        max_price=configuration.max_price,
+        spot=None if policy is None else _spot(policy),
+        reservation=configuration.reservation,
+    )
+    return Combined(requirements, _limits(configuration))
+
+
 def effective_fleet(fleet: FleetSpec) -> FleetConfiguration:
     """The configuration in which what it leaves open is taken from the profile."""
     configuration = fleet.configuration.model_copy()

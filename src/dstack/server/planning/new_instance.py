@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from dstack.core.canonical import dump_json
 from dstack.core.configurations.profiles import DEFAULT_FLEET_IDLE_DURATION
-from dstack.core.instances import InstanceStatus, Requirements
-from dstack.core.resources import ResourcesSpec
+from dstack.core.instances import InstanceStatus
+from dstack.server.planning.combining import Combined
+from dstack.server.planning.offers import Limits
 
 PROVISIONING_TIMEOUT = timedelta(minutes=10)
 
 
 def instance_values(
+    terms: Combined,
     *,
-    fleet_spec: Mapping[str, Any],
     fleet_id: UUID,
     fleet_name: str,
     project_id: UUID,
     num: int,
     now: datetime,
-    requirements: Requirements | None = None,
-    limits: Mapping[str, Any] | None = None,
-    idle_duration: int | None = None,
+    place: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """`requirements`, `limits`: of the job it is made for; without, those of the fleet. `idle_duration`: the
-    run's, in seconds, -1 for never; the shorter one of it and the fleet's holds."""
-    configuration = fleet_spec["configuration"]
-    needed = requirements or _fleet_requirements(configuration)
+    """`terms`: what its fleet asks for, together with the job that it is made for, if it is. `place`: where that
+    job's volumes are."""
+    idle = terms.idle_duration
     return {
         "id": uuid.uuid4(),
         "project_id": project_id,
@@ -42,24 +40,25 @@ def instance_values(
         "status": InstanceStatus.PENDING.value,
         "created_at": now,
         "last_processed_at": now,
-        "requirements": None if needed is None else dump_json(needed),
-        "profile": json.dumps(dict(limits or {})),
-        "idle_duration": shorter_idle(configuration.get("idle_duration"), idle_duration),
+        "requirements": dump_json(terms.requirements),
+        "profile": json.dumps(_limits_as_data(terms.limits) | {"tags": terms.tags, "place": place}),
+        "idle_duration": DEFAULT_FLEET_IDLE_DURATION if idle is None else idle,
         "provisioning_deadline": now + PROVISIONING_TIMEOUT,
     }
 
 
-def _fleet_requirements(configuration: Mapping[str, Any]) -> Requirements | None:
-    resources = configuration.get("resources")
-    if resources is None:
-        return None
-    spec = ResourcesSpec.model_validate(resources, extra="ignore")
-    return Requirements(resources=spec, max_price=configuration.get("max_price"))
+_LIMITED = ("backends", "regions", "availability_zones", "instance_types")
 
 
-def shorter_idle(fleet: int | None, run: int | None) -> int:
-    """Seconds; -1 (never) loses to a set duration."""
-    set_ones = [one for one in (fleet, run) if one is not None and one >= 0]
-    if set_ones:
-        return min(set_ones)
-    return -1 if -1 in (fleet, run) else DEFAULT_FLEET_IDLE_DURATION
+def _limits_as_data(limits: Limits) -> dict[str, Any]:
+    return {name: _sorted(getattr(limits, name)) for name in _LIMITED}
+
+
+def _sorted(names: Iterable[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
+
+
+def limits_of(profile: Mapping[str, Any]) -> Limits:
+    """Those that `instance_values` put into a row's `profile`."""
+    given = {name: profile.get(name) for name in _LIMITED}
+    return Limits(**{name: None if names is None else frozenset(names) for name, names in given.items()})

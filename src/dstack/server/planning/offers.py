@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from dstack.core.backends import BackendType
 from dstack.core.instances import (
     InstanceAvailability,
     InstanceOfferWithAvailability,
@@ -17,6 +18,8 @@ from dstack.server.planning.matching import (
     Share,
     block_count,
     share_of,
+    share_of_offer,
+    slot_mismatch,
     slot_of,
     smallest_share,
     whole_mismatch,
@@ -138,6 +141,28 @@ def _creatable(
         return None
     zones = {"availability_zones": limits.zones_of(offer)}
     return _shown(offer, share, total, view, free_blocks=total).model_copy(update=zones)
+
+
+def offer_mismatch(
+    backend: str,
+    offer: InstanceOfferWithAvailability,
+    needed: Requirements,
+    limits: Limits,
+    *,
+    blocks: int | str,
+) -> str | None:
+    """Why an instance like this is not what is asked for, in words; None when it is."""
+    if needed.reservation is not None and offer.backend is BackendType.REMOTE:
+        return f"is in no reservation {needed.reservation}: nobody can reserve it"
+    why = limits.mismatch(offer)
+    if why is not None:
+        return why
+    if backend == OWN_MACHINE:
+        return slot_mismatch(needed, offer)
+    total = block_count(blocks, offer.instance.resources)
+    if share_of_offer(needed, offer, free_blocks=total, total_blocks=total) is not None:
+        return None
+    return whole_mismatch(needed, offer) or "has no part that does"
 
 
 def reusable(

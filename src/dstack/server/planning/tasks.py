@@ -13,7 +13,7 @@ from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsActi
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
 from dstack.core.files import FileArchiveMapping
 from dstack.core.instances import Resources
-from dstack.core.interpolation import interpolate
+from dstack.core.interpolation import fill_nodes, interpolate
 from dstack.core.job_specs import DEFAULT_IMAGE, NVCC_IMAGE
 from dstack.core.jobs import JobSpec
 from dstack.core.repos import VIRTUAL_REPO_ID, RemoteRunRepoData
@@ -50,6 +50,9 @@ class Node:
 
     ip: str
     gpus: int = 0
+    group_index: int = 0
+    group_name: str = "0"
+    number_in_group: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         id=str(context.job_id),
         name=spec.job_name,
         executor=executor,
-        commands=_commands(spec, is_process),
+        commands=_with_nodes(_commands(spec, is_process), context.nodes),
         env=env,
         working_dir=working_dir,
         user=_user(spec),
@@ -187,6 +190,14 @@ def _commands(spec: JobSpec, is_process: bool) -> list[str]:
         return list(spec.commands)
     is_plain = is_process or spec.commands[-4].rsplit("/", 1)[-1] == "sh"
     return [*spec.commands[:-3], *spec.commands[-2:]] if is_plain else list(spec.commands)
+
+
+def _with_nodes(argv: list[str], nodes: tuple[Node, ...]) -> list[str]:
+    addresses: dict[str, str] = {}
+    for node in nodes:
+        for group in (str(node.group_index), node.group_name):
+            addresses[f"{group}.{node.number_in_group}"] = node.ip
+    return [fill_nodes(text, addresses) if "${{" in text else text for text in argv]
 
 
 def _process_dirs(spec: JobSpec) -> tuple[str | None, str]:

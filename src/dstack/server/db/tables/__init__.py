@@ -17,6 +17,7 @@ from dstack.server.db.tables.projects import (
 )
 from dstack.server.db.tables.runs import JobRow, RunRow, ServiceLoadRow
 from dstack.server.db.tables.sharing import ExportedFleetRow, ExportedGatewayRow, ExportRow, ImportRow
+from dstack.server.db.tables.ssh_door import SshHostKeyRow
 from dstack.server.db.tables.users import UserPublicKeyRow, UserRow, UserTokenRow
 from dstack.server.db.tables.volumes import JobVolumeRow, VolumeAttachmentRow, VolumeRow
 
@@ -46,6 +47,7 @@ __all__ = [
     "RunRow",
     "SecretRow",
     "ServiceLoadRow",
+    "SshHostKeyRow",
     "UserPublicKeyRow",
     "UserRow",
     "UserTokenRow",

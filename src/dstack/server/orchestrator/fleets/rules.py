@@ -13,10 +13,14 @@ from dstack.core.instances import InstanceStatus, InstanceTerminationReason
 from dstack.server.orchestrator.decision import Decision, Key, Kind
 
 S = FleetStatus
+R = InstanceTerminationReason
 
 CONSOLIDATION_DELAYS = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 5, 10, 30))
 MAX_ATTEMPTS = 15
 """Fruitless attempts in a row after which only an update of the fleet makes it try again."""
+
+
+_MAY_GO = (InstanceStatus.PROVISIONING, InstanceStatus.IDLE)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class MemberFacts:
     instance_num: int
     status: InstanceStatus
     terminate_requested: bool = False
+    is_free: bool = True
+    """No job holds any of it."""
+    mismatch: str | None = None
+    """Why it is not what the fleet asks for any more."""
 
     @property
     def key(self) -> Key:
@@ -44,6 +52,7 @@ class FleetSnapshot:
     instances: tuple[MemberFacts, ...]
     min_nodes: int = 0
     target_nodes: int = 0
+    max_nodes: int | None = None
     is_filled: bool = False
     """It once had the instances it starts with."""
     delete_requested: bool = False
@@ -96,6 +105,10 @@ def _decide_terminating(fleet: FleetSnapshot) -> Decision[FleetStatus]:
 
 def _decide_active(fleet: FleetSnapshot, now: datetime) -> Decision[FleetStatus]:
     living = [one for one in fleet.instances if one.status is not InstanceStatus.TERMINATING]
+    superfluous = _superfluous(fleet, [one for one in living if not one.terminate_requested])
+    if superfluous:
+        wake = tuple(Key(Kind.INSTANCE, id) for write in superfluous for id in write.ids)
+        return Decision(S.ACTIVE, writes=superfluous, wake=wake)
     wanted = fleet.min_nodes if fleet.is_filled else fleet.target_nodes
     missing = wanted - len(living)
     if missing <= 0:
@@ -107,6 +120,17 @@ def _decide_active(fleet: FleetSnapshot, now: datetime) -> Decision[FleetStatus]
         return Decision(S.ACTIVE, look_again_at=due)
     nums = _free_nums(fleet, missing)
     return Decision(S.ACTIVE, writes=(CreateInstances(nums, is_retry=fleet.is_filled),))
+
+
+def _superfluous(fleet: FleetSnapshot, living: list[MemberFacts]) -> tuple[TerminateInstances, ...]:
+    """Free ones that are not what the fleet asks for any more, and those above its maximum, the newest first."""
+    free = [one for one in living if one.is_free and one.status in _MAY_GO]
+    unfit = [one for one in free if one.mismatch is not None]
+    too_many = 0 if fleet.max_nodes is None else len(living) - len(unfit) - fleet.max_nodes
+    others = sorted((one for one in free if one.mismatch is None), key=lambda one: -one.instance_num)
+    surplus = others[: max(too_many, 0)]
+    found = ((unfit, R.FLEET_SPEC_MISMATCH), (surplus, R.MAX_INSTANCES_LIMIT))
+    return tuple(TerminateInstances(tuple(one.id for one in ones), reason) for ones, reason in found if ones)
 
 
 def _due_at(fleet: FleetSnapshot) -> datetime | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,8 +13,8 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.events import EventTargetType
-from dstack.core.fleets import FleetStatus
-from dstack.core.instances import InstanceStatus
+from dstack.core.fleets import FleetSpec, FleetStatus
+from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus
 from dstack.server.db.engine import wake
 from dstack.server.db.tables import FleetRow, InstanceRow
 from dstack.server.orchestrator import told
@@ -26,7 +27,9 @@ from dstack.server.orchestrator.fleets.rules import (
     ResetAttempts,
     TerminateInstances,
 )
+from dstack.server.planning.combining import kept, of_fleet
 from dstack.server.planning.new_instance import instance_values
+from dstack.server.planning.offers import offer_mismatch
 
 
 class FleetKind:
@@ -41,7 +44,13 @@ class FleetKind:
         if row is None:
             return None
         columns = select(
-            InstanceRow.id, InstanceRow.instance_num, InstanceRow.status, InstanceRow.terminate_requested
+            InstanceRow.id,
+            InstanceRow.instance_num,
+            InstanceRow.status,
+            InstanceRow.terminate_requested,
+            InstanceRow.backend,
+            InstanceRow.offer,
+            InstanceRow.busy_blocks,
         )
         living = (InstanceRow.fleet_id == id, InstanceRow.status != InstanceStatus.TERMINATED.value)
         members = (await session.execute(columns.where(*living))).all()
@@ -81,19 +90,36 @@ class FleetKind:
         return 0
 
 
-def _snapshot(row: FleetRow, members: Sequence[tuple[UUID, int, str, str | None]]) -> FleetSnapshot:
+def _member(row: Any, spec: FleetSpec) -> MemberFacts:
+    return MemberFacts(
+        row.id,
+        row.instance_num,
+        InstanceStatus(row.status),
+        row.terminate_requested is not None,
+        is_free=row.busy_blocks == 0,
+        mismatch=None if row.offer is None else _mismatch(row.backend, row.offer, spec),
+    )
+
+
+def _mismatch(backend: str, text: str, spec: FleetSpec) -> str | None:
+    """Why the fleet would not take such an instance any more."""
+    offer = InstanceOfferWithAvailability.model_validate_json(text, extra="ignore")
+    terms = kept(spec)
+    return offer_mismatch(backend, offer, terms.requirements, terms.limits, blocks=spec.configuration.blocks)
+
+
+def _snapshot(row: FleetRow, members: Sequence[Any]) -> FleetSnapshot:
+    spec = FleetSpec.model_validate_json(row.spec, extra="ignore")
     nodes = json.loads(row.spec)["configuration"].get("nodes") or {"min": 0}
     return FleetSnapshot(
         id=row.id,
         project_id=row.project_id,
         name=row.name,
         status=FleetStatus(row.status),
-        instances=tuple(
-            MemberFacts(id, num, InstanceStatus(status), requested is not None)
-            for id, num, status, requested in members
-        ),
+        instances=tuple(_member(member, spec) for member in members),
         min_nodes=nodes["min"],
         target_nodes=nodes.get("target", nodes["min"]),
+        max_nodes=nodes.get("max"),
         is_filled=row.last_consolidated_at is not None,
         delete_requested=row.deleted_at is not None,
         consolidation_attempt=row.consolidation_attempt,
@@ -102,18 +128,12 @@ def _snapshot(row: FleetRow, members: Sequence[tuple[UUID, int, str, str | None]
 
 
 async def _create(session: AsyncSession, fleet: FleetSnapshot, nums: Sequence[int], now: datetime) -> None:
-    spec = await session.scalar(select(FleetRow.spec).where(FleetRow.id == fleet.id))
-    rows = [
-        instance_values(
-            fleet_spec=json.loads(spec or "{}"),
-            fleet_id=fleet.id,
-            fleet_name=fleet.name,
-            project_id=fleet.project_id,
-            num=num,
-            now=now,
-        )
-        for num in nums
-    ]
+    text = (await session.execute(select(FleetRow.spec).where(FleetRow.id == fleet.id))).scalar_one()
+    terms = of_fleet(FleetSpec.model_validate_json(text, extra="ignore"))
+    new = partial(
+        instance_values, terms, fleet_id=fleet.id, fleet_name=fleet.name, project_id=fleet.project_id, now=now
+    )
+    rows = [new(num=num) for num in nums]
     await session.execute(insert(InstanceRow), rows)
     wake(session, *(f"instance:{row['id']}" for row in rows))
 

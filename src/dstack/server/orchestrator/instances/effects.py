@@ -23,7 +23,9 @@ from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, ProjectRo
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
 from dstack.server.orchestrator.instances.rules import ChooseOffer, EnsureInstance, EnsureTerminated
 from dstack.server.orchestrator.world import World
-from dstack.server.planning.matching import block_count, share_of_offer, slot_mismatch, whole_mismatch
+from dstack.server.planning.matching import block_count
+from dstack.server.planning.new_instance import limits_of
+from dstack.server.planning.offers import Limits, offer_mismatch
 
 LOCAL_SLOTS_PER_CPU = 4
 MIN_LOCAL_SLOTS = 16
@@ -34,6 +36,8 @@ async def choose_offer(effect: ChooseOffer, world: World, key: Key) -> Facts:
     """The cheapest that does, of all backends that the fleet allows for."""
     row, fleet, types, has_local = await _wanted(world, key)
     needed = Requirements.model_validate_json(row.requirements, extra="ignore") if row.requirements else None
+    profile = json.loads(row.profile or "{}")
+    limits, place = limits_of(profile), profile.get("place")
     found: list[tuple[str, InstanceOfferWithAvailability]] = []
     refusals: list[str] = []
     for type_name in types:
@@ -48,11 +52,10 @@ async def choose_offer(effect: ChooseOffer, world: World, key: Key) -> Facts:
             refusals.append(f"{type_name}: {error}")
             continue
         for offer in offers:
-            limits = json.loads(row.profile or "{}")
-            why_not = _not_at(offer, type_name, limits.get("place"))
-            why_not = why_not or _why_not(offer, type_name, needed, fleet, limits)
+            why_not = _not_at(offer, type_name, place) or _why_not(offer, type_name, needed, fleet, limits)
             if why_not is None:
-                found.append((type_name, offer))
+                zones = {"availability_zones": limits.zones_of(offer)}
+                found.append((type_name, offer.model_copy(update=zones)))
             else:
                 refusals.append(f"{offer.instance.name} {why_not}")
     if not found:
@@ -83,27 +86,13 @@ def _why_not(
     type_name: str,
     needed: Requirements | None,
     fleet: Mapping[str, Any],
-    limits: Mapping[str, Any],
+    limits: Limits,
 ) -> str | None:
     if not offer.availability.is_available():
         return f"is {offer.availability.value.replace('_', ' ')}"
-    for allowed in (fleet, limits):
-        regions, names = allowed.get("regions"), allowed.get("instance_types")
-        backends = allowed.get("backends")
-        if backends is not None and offer.backend.value not in backends:
-            return f"is of backend {offer.backend.value}, not of {', '.join(backends)}"
-        if regions is not None and offer.region.lower() not in {one.lower() for one in regions}:
-            return f"is in {offer.region}, not in {', '.join(regions)}"
-        if names is not None and offer.instance.name.lower() not in {one.lower() for one in names}:
-            return "is not among the instance types asked for"
     if needed is None:
-        return None
-    if type_name == "local":
-        return slot_mismatch(needed, offer)
-    total = block_count(fleet.get("blocks", 1), offer.instance.resources)
-    if share_of_offer(needed, offer, free_blocks=total, total_blocks=total) is not None:
-        return None
-    return whole_mismatch(needed, offer) or "has no part that does"
+        return limits.mismatch(offer)
+    return offer_mismatch(type_name, offer, needed, limits, blocks=fleet.get("blocks", 1))
 
 
 def _not_at(offer: InstanceOfferWithAvailability, type_name: str, place: list[str] | None) -> str | None:
@@ -132,7 +121,9 @@ async def ensure_instance(effect: EnsureInstance, world: World, key: Key) -> Fac
         raise TerminalEffectError(f"instance {row.name} has no offer yet")
     backend = await world.backends.get(row.project_id, row.backend)
     offer = InstanceOfferWithAvailability.model_validate_json(row.offer, extra="ignore")
-    request = InstanceRequest(name=backend_name(row.name, row.id), project_name=project_name, offer=offer)
+    tags = json.loads(row.profile or "{}").get("tags") or {}
+    name = backend_name(row.name, row.id)
+    request = InstanceRequest(name=name, project_name=project_name, offer=offer, tags=tags)
     try:
         address = await backend.ensure_instance(request)
     except BackendError as error:

@@ -187,7 +187,7 @@ def _offer(instance: InstanceRow) -> InstanceOfferWithAvailability:
 async def _nodes(session: AsyncSession, job: JobRow) -> tuple[Node, ...]:
     """All of the job's replica, in the order of their numbers."""
     query = (
-        select(JobRow.id, JobRow.gpus, InstanceRow)
+        select(JobRow.id, JobRow.gpus, JobRow.job_spec, InstanceRow)
         .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
         .where(
             JobRow.run_id == job.run_id,
@@ -200,12 +200,17 @@ async def _nodes(session: AsyncSession, job: JobRow) -> tuple[Node, ...]:
     return tuple(_node(*row, is_alone=len(rows) == 1) for row in rows)
 
 
-def _node(job_id: UUID, gpus: int | None, instance: InstanceRow, *, is_alone: bool) -> Node:
+def _node(job_id: UUID, gpus: int | None, job_spec: str, instance: InstanceRow, *, is_alone: bool) -> Node:
     where = json.loads(instance.address or "{}")
     ip = where.get("internal_ip") or where.get("hostname") or ""
     if instance.backend == "local" and not is_alone:
         ip = own_address(job_id)
-    return Node(ip=ip, gpus=len(_offer(instance).instance.resources.gpus) if gpus is None else gpus)
+    count = len(_offer(instance).instance.resources.gpus) if gpus is None else gpus
+    if is_alone:
+        return Node(ip, count)
+    spec = json.loads(job_spec)
+    group = (spec["node_group_index"], spec["node_group_name"], spec["node_group_job_index"])
+    return Node(ip, count, *group)
 
 
 async def _secrets(session: AsyncSession, world: World, job: JobRow) -> dict[str, str]:

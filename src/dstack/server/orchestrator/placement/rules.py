@@ -15,12 +15,14 @@ from typing import Any
 from uuid import UUID
 
 from dstack.core.configurations.profiles import ProfileParams, SpotPolicy
+from dstack.core.configurations.references import EntityReference, InstanceSelector
 from dstack.core.fleets import FleetSpec
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.server.orchestrator.decision import Decision, Key, Kind
 from dstack.server.planning import offers, volumes
 from dstack.server.planning.combining import Combined, NotUsable, combine, reusing
 from dstack.server.planning.matching import Share, share_of_offer, slot_mismatch, slot_of, whole_mismatch
+from dstack.server.planning.selecting import FleetName, InstanceNames, is_named, is_selected
 from dstack.server.planning.volumes import Mount, Mounted, Place, Volumes
 
 MAX_ASSIGNMENTS = 200
@@ -41,15 +43,14 @@ class PlacementStatus(str, enum.Enum):
 class Limits:
     """What a run allows for, besides what its jobs need; None: anything."""
 
-    fleets: tuple[str, ...] | None = None
-    instances: tuple[str, ...] | None = None
+    fleets: tuple[EntityReference, ...] | None = None
+    instances: tuple[InstanceSelector, ...] | None = None
     backends: tuple[str, ...] | None = None
     """As on the wire."""
     regions: tuple[str, ...] | None = None
+    availability_zones: tuple[str, ...] | None = None
     instance_types: tuple[str, ...] | None = None
     may_create: bool = True
-    idle_duration: int | None = None
-    """Seconds, for an instance made for the run; -1 never."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class FreeInstance:
     busy_blocks: int
     busy_gpus: int = 0
     zone: str = ""
+    num: int = 0
+    """In its fleet."""
+    hostname: str | None = None
 
     @property
     def free_blocks(self) -> int:
@@ -111,6 +115,7 @@ class GrowingFleet:
     id: UUID
     name: str
     room: int
+    project_name: str = ""
     is_cluster: bool = False
     is_local: bool = False
     """Its only instance is the machine of the server, which has room for all nodes of a group."""
@@ -118,6 +123,10 @@ class GrowingFleet:
     own_backends: tuple[str, ...] | None = None
     """Those of `backends` by their own types."""
     spec: FleetSpec | None = None
+
+    @property
+    def called(self) -> FleetName:
+        return FleetName(self.name, self.project_name)
 
 
 @dataclass(frozen=True)
@@ -288,7 +297,7 @@ def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> Assign | None:
         return None
     asking = replace(job, requirements=needed)
     for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
-        share = share_for(asking, instance) if _allows_instance(job, instance) else None
+        share = share_for(asking, instance) if _allows_instance(job, instance, fleet) else None
         mounted = volumes.choose(job.mounts, board.volumes, instance.place, instance.id)
         if share is not None and mounted is not None:
             return Assign(job, instance, share.blocks, len(share.resources.gpus), tuple(mounted))
@@ -303,22 +312,25 @@ def _needed_of_existing(job: WaitingJob, fleet: GrowingFleet) -> Requirements | 
 
 
 def _allows_fleet(job: WaitingJob, fleet: GrowingFleet) -> bool:
-    return job.limits.fleets is None or fleet.name in job.limits.fleets
+    return is_named(fleet.called, job.limits.fleets)
 
 
-def _allows_instance(job: WaitingJob, instance: FreeInstance) -> bool:
+def _allows_instance(job: WaitingJob, instance: FreeInstance, fleet: GrowingFleet) -> bool:
     offer, limits = instance.offer, job.limits
-    if offer is None or (limits.instances is not None and instance.name not in limits.instances):
+    names = InstanceNames(fleet.called, instance.num, instance.name, instance.hostname)
+    if offer is None or not is_selected(names, limits.instances):
         return False
-    return (
-        _among(offer.backend.value, limits.backends)
-        and _among(offer.region, limits.regions)
-        and _among(offer.instance.name, limits.instance_types)
+    allowed = offers.Limits(
+        backends=_folded(limits.backends),
+        regions=_folded(limits.regions),
+        availability_zones=_folded(limits.availability_zones),
+        instance_types=_folded(limits.instance_types),
     )
+    return allowed.mismatch(offer) is None
 
 
-def _among(value: str, allowed: tuple[str, ...] | None) -> bool:
-    return allowed is None or value.lower() in {one.lower() for one in allowed}
+def _folded(names: tuple[str, ...] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(name.lower() for name in names)
 
 
 def share_for(job: WaitingJob, instance: FreeInstance) -> Share | None:
@@ -401,7 +413,8 @@ def _created_at_volumes(
 
 def _may_be_at(place: Place, fleet: GrowingFleet, job: WaitingJob) -> bool:
     is_of_fleet = fleet.own_backends is None or place.backend in fleet.own_backends
-    return is_of_fleet and _among(place.region, job.limits.regions)
+    regions = job.limits.regions
+    return is_of_fleet and (regions is None or place.region.lower() in {one.lower() for one in regions})
 
 
 def _volume_problem(group: tuple[WaitingJob, ...], board: _Board) -> str | None:
@@ -442,9 +455,10 @@ def explain(
     """Why there is no capacity, for people; begins with `NO_FLEETS` when no fleet could be used at all."""
     allowed = [fleet for fleet in fleets if _allows_fleet(job, fleet)]
     if not allowed:
-        wanted = f" among {', '.join(job.limits.fleets)}" if job.limits.fleets else ""
+        wanted = f" among {', '.join(map(str, job.limits.fleets))}" if job.limits.fleets else ""
         return f"{NO_FLEETS}{wanted}: create a fleet first"
-    reasons = [_why_not(job, one) for one in instances if one.fleet_id in {fleet.id for fleet in allowed}]
+    by_id = {fleet.id: fleet for fleet in allowed}
+    reasons = [_why_not(job, one, by_id[one.fleet_id]) for one in instances if one.fleet_id in by_id]
     reasons += [
         f"fleet {fleet.name} does not fit ({terms.reason})"
         for fleet in allowed
@@ -454,10 +468,10 @@ def explain(
     return f"No capacity for {nodes} node{'s' if nodes > 1 else ''}: {shown}"
 
 
-def _why_not(job: WaitingJob, instance: FreeInstance) -> str:
+def _why_not(job: WaitingJob, instance: FreeInstance, fleet: GrowingFleet) -> str:
     if instance.offer is None:
         return f"{instance.name} is not ready yet"
-    if not _allows_instance(job, instance):
+    if not _allows_instance(job, instance, fleet):
         return f"{instance.name} is not what the run allows for"
     if job.mounts:
         return f"{instance.name} is busy, or not where the volumes are"

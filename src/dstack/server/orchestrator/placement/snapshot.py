@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -14,7 +14,7 @@ from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.configurations.mounts import MountPoint
-from dstack.core.configurations.profiles import ProfileParams
+from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
 from dstack.core.fleets import FleetSpec, FleetStatus
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.core.jobs import JobStatus
@@ -45,6 +45,7 @@ MAX_LOADED = 500
 UNLIMITED = 10_000
 LOCAL = "local"
 _MOUNTS: TypeAdapter[list[MountPoint] | None] = TypeAdapter(list[MountPoint] | None)
+T = TypeVar("T")
 _GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
 
 
@@ -61,7 +62,8 @@ class PlacementKind:
             exists = await session.scalar(select(ProjectRow.id).where(ProjectRow.id == id))
             return None if exists is None else PlacementSnapshot(id, (), (), ())
         active = (FleetRow.project_id == id, FleetRow.status == FleetStatus.ACTIVE.value)
-        fleets = list(await session.scalars(select(FleetRow).where(*active, FleetRow.deleted_at.is_(None))))
+        query = select(FleetRow, ProjectRow.name).join(ProjectRow, ProjectRow.id == FleetRow.project_id)
+        fleets = list(await session.execute(query.where(*active, FleetRow.deleted_at.is_(None))))
         types = list(await session.scalars(select(BackendRow.type).where(BackendRow.project_id == id)))
         living = (InstanceRow.project_id == id, InstanceRow.status.not_in(_GONE))
         rows = list(await session.scalars(select(InstanceRow).where(*living)))
@@ -71,7 +73,7 @@ class PlacementKind:
             project_id=id,
             jobs=jobs,
             instances=tuple(_instance(row, gpus.get(row.id, 0)) for row in usable),
-            fleets=tuple(_fleet(fleet, types, rows) for fleet in fleets),
+            fleets=tuple(_fleet(fleet, name, types, rows) for fleet, name in fleets),
             volumes=await mounting.load(session, id) if any(job.mounts for job in jobs) else {},
         )
 
@@ -158,29 +160,19 @@ def profile_of(run_spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def limits_of(run_spec: Mapping[str, Any]) -> Limits:
     """What the configuration, or else the profile, allows for."""
-    found = profile_of(run_spec)
+    asked = ProfileParams.model_validate(profile_of(run_spec), extra="ignore")
     return Limits(
-        fleets=_names(found["fleets"]),
-        instances=_names(found["instances"]),
-        backends=_texts(found["backends"]),
-        regions=_texts(found["regions"]),
-        instance_types=_texts(found["instance_types"]),
-        may_create=found["creation_policy"] != "reuse",
-        idle_duration=found["idle_duration"],
+        fleets=_tuple(asked.fleets),
+        instances=_tuple(asked.instances),
+        backends=_tuple([backend.value for backend in asked.backends] if asked.backends is not None else None),
+        regions=_tuple(asked.regions),
+        availability_zones=_tuple(asked.availability_zones),
+        instance_types=_tuple(asked.instance_types),
+        may_create=asked.creation_policy is not CreationPolicy.REUSE,
     )
 
 
-def _names(selectors: Sequence[Mapping[str, Any]] | None) -> tuple[str, ...] | None:
-    if selectors is None:
-        return None
-    return tuple(one.get("name") or one.get("hostname") or _numbered(one) for one in selectors)
-
-
-def _numbered(selector: Mapping[str, Any]) -> str:
-    return f"{selector['fleet']['name']}-{selector['instance']}"
-
-
-def _texts(values: Sequence[str] | None) -> tuple[str, ...] | None:
+def _tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
     return None if values is None else tuple(values)
 
 
@@ -199,6 +191,8 @@ def _instance(row: InstanceRow, busy_gpus: int) -> FreeInstance:
         busy_blocks=row.busy_blocks,
         busy_gpus=busy_gpus,
         zone=_zone(row),
+        num=row.instance_num,
+        hostname=json.loads(row.address).get("hostname") if row.address else None,
     )
 
 
@@ -207,7 +201,9 @@ def _zone(row: InstanceRow) -> str:
     return str((details or {}).get("availability_zone") or "")
 
 
-def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]) -> GrowingFleet:
+def _fleet(
+    row: FleetRow, project_name: str, types: Sequence[str], instances: Iterable[InstanceRow]
+) -> GrowingFleet:
     configuration = json.loads(row.spec)["configuration"]
     allowed = configuration.get("backends")
     wire = {name: "remote" if name in ("local", "fake") else name for name in types}
@@ -224,6 +220,7 @@ def _fleet(row: FleetRow, types: Sequence[str], instances: Iterable[InstanceRow]
         id=row.id,
         name=row.name,
         room=max(limit - members, 0),
+        project_name=project_name,
         is_cluster=configuration.get("placement") == "cluster",
         is_local=is_local,
         backends=tuple(wire[name] for name in usable),
@@ -297,10 +294,6 @@ async def _expect(session: AsyncSession, statement: Any, count: int) -> None:
         raise StaleSnapshot
 
 
-def _sorted(names: Iterable[str] | None) -> list[str] | None:
-    return None if names is None else sorted(names)
-
-
 async def _create_for(
     session: AsyncSession, snapshot: PlacementSnapshot, create: CreateFor, now: datetime
 ) -> None:
@@ -314,22 +307,14 @@ async def _create_for(
     living = (InstanceRow.fleet_id == fleet.id, InstanceRow.status != InstanceStatus.TERMINATED.value)
     taken = set(await session.scalars(select(InstanceRow.instance_num).where(*living)))
     num = next(num for num in range(len(taken) + 1) if num not in taken)
-    limits = {
-        "backends": _sorted(terms.limits.backends),
-        "regions": _sorted(terms.limits.regions),
-        "instance_types": _sorted(terms.limits.instance_types),
-        "place": create.place,
-    }
     values = instance_values(
-        fleet_spec=json.loads(spec),
+        terms,
         fleet_id=fleet.id,
         fleet_name=fleet.name,
         project_id=snapshot.project_id,
         num=num,
         now=now,
-        requirements=terms.requirements,
-        limits=limits,
-        idle_duration=job.limits.idle_duration,
+        place=create.place,
     )
     blocks = 1
     configured = json.loads(spec)["configuration"].get("blocks", 1)

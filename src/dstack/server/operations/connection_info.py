@@ -1,0 +1,75 @@
+"""How to get into a running job: `JobConnectionInfo` as the REST API shows it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy.engine import RowMapping
+
+from dstack.core.jobs import JobStatus
+from dstack.server.settings import SshAddress
+
+_DEV_ENVIRONMENT = '"type":"dev-environment"'
+
+
+class _Ide(NamedTuple):
+    name: str
+    url: str
+    """With `{host}` (an alias of `ssh`, or `user@name:port`) and `{folder}`, which starts with a slash."""
+
+
+_IDES = {
+    "vscode": _Ide("VS Code", "vscode://vscode-remote/ssh-remote+{host}{folder}"),
+    "cursor": _Ide("Cursor", "cursor://vscode-remote/ssh-remote+{host}{folder}"),
+    "windsurf": _Ide("Windsurf", "windsurf://vscode-remote/ssh-remote+{host}{folder}"),
+    "zed": _Ide("Zed", "zed://ssh/{host}{folder}"),
+}
+
+
+def of_job(run: RowMapping, job: RowMapping, ssh: SshAddress | None) -> dict[str, Any] | None:
+    """None unless the submission runs. `ssh`: where the SSH door is; None: it does not listen."""
+    if job["status"] != JobStatus.RUNNING.value:
+        return None
+    is_first = job["replica_num"] == 0 and job["job_num"] == 0
+    alias = run["run_name"] if is_first else orjson.loads(job["job_spec"])["job_name"]
+    upstream_id = None if ssh is None else str(job["id"])
+    ide = _ide_of(run)
+    folder = _folder(job) if ide is not None else ""
+    return {
+        "ide_name": None if ide is None else ide.name,
+        "attached_ide_url": None if ide is None else ide.url.format(host=alias, folder=folder),
+        "proxied_ide_url": None if ide is None or ssh is None else _proxied_url(ide, job, ssh, folder),
+        "attached_ssh_command": ["ssh", alias],
+        "proxied_ssh_command": None if ssh is None else _command(job, ssh),
+        "sshproxy_hostname": None if ssh is None else ssh.hostname,
+        "sshproxy_port": None if ssh is None else ssh.port,
+        "sshproxy_upstream_id": upstream_id,
+    }
+
+
+def _command(job: RowMapping, ssh: SshAddress) -> list[str]:
+    port = [] if ssh.port == 22 else ["-p", str(ssh.port)]
+    return ["ssh", *port, f"{job['id']}@{ssh.hostname}"]
+
+
+def _proxied_url(ide: _Ide, job: RowMapping, ssh: SshAddress, folder: str) -> str:
+    hostname = f"[{ssh.hostname}]" if ":" in ssh.hostname else ssh.hostname
+    port = "" if ssh.port == 22 else f":{ssh.port}"
+    return ide.url.format(host=f"{job['id']}@{hostname}{port}", folder=folder)
+
+
+def _ide_of(run: RowMapping) -> _Ide | None:
+    """Parsed for dev environments only."""
+    text: str = run["run_spec"]
+    if _DEV_ENVIRONMENT not in text:
+        return None
+    configuration = orjson.loads(text)["configuration"]
+    return _IDES.get(configuration.get("ide")) if configuration["type"] == "dev-environment" else None
+
+
+def _folder(job: RowMapping) -> str:
+    """What the IDE opens."""
+    runtime = orjson.loads(job["runtime_data"]) if job["runtime_data"] else {}
+    folder: str = runtime.get("working_dir") or "/"
+    return folder if folder.startswith("/") else f"/{folder}"

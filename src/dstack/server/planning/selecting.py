@@ -1,0 +1,54 @@
+"""Which fleets and instances a run names. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dstack.core.configurations.references import (
+    EntityReference,
+    FleetInstanceSelector,
+    InstanceHostnameSelector,
+    InstanceSelector,
+)
+
+
+@dataclass(frozen=True)
+class FleetName:
+    """What a fleet may be called by."""
+
+    name: str
+    project: str
+
+
+@dataclass(frozen=True)
+class InstanceNames:
+    """What an instance may be called by."""
+
+    fleet: FleetName
+    num: int
+    name: str
+    hostname: str | None = None
+    """Once it has one."""
+
+
+def is_named(fleet: FleetName, references: Sequence[EntityReference] | None) -> bool:
+    """Whether the run may use the fleet; None: it names none, so it may use each."""
+    return references is None or any(_refers(reference, fleet) for reference in references)
+
+
+def is_selected(instance: InstanceNames, selectors: Sequence[InstanceSelector] | None) -> bool:
+    """Whether the run may use the instance; None: it names none, so it may use each."""
+    return selectors is None or any(_selects(selector, instance) for selector in selectors)
+
+
+def _refers(reference: EntityReference, fleet: FleetName) -> bool:
+    return reference.name == fleet.name and reference.project in (None, fleet.project)
+
+
+def _selects(selector: InstanceSelector, instance: InstanceNames) -> bool:
+    if isinstance(selector, FleetInstanceSelector):
+        return _refers(selector.fleet, instance.fleet) and instance.num == selector.instance
+    if isinstance(selector, InstanceHostnameSelector):
+        return instance.hostname is not None and instance.hostname == selector.hostname
+    return instance.name == selector.name

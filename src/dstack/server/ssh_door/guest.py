@@ -1,0 +1,213 @@
+"""One SSH connection: who comes, whether the job may be entered, and what its channels lead to."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import asyncssh
+from asyncssh.constants import (
+    DISC_BY_APPLICATION,
+    DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
+    OPEN_ADMINISTRATIVELY_PROHIBITED,
+    OPEN_CONNECT_FAILED,
+)
+
+from dstack.agent.protocol import ConnectRequest
+from dstack.core.errors import DstackError, Unreachable
+from dstack.core.jobs import JobStatus
+from dstack.server.db.queries.ssh_door import DoorJob
+from dstack.server.hosts.agent_client import AgentClient
+from dstack.server.hosts.connections import Agents, parse_address
+from dstack.server.operations.context import Context
+from dstack.server.ssh_door import entry, live_logs
+from dstack.server.ssh_door.entry import Carried, Entrance
+from dstack.server.ssh_door.forwards import Forward, open_forward
+from dstack.server.ssh_door.sessions import JobSession
+from dstack.server.ssh_door.visits import Visits
+
+MAX_REFUSED_KEYS = 20
+"""How many keys that do not fit one connection may show."""
+JOB_HOSTNAMES = frozenset(("", "localhost", "*"))
+
+logger = logging.getLogger(__name__)
+
+
+class NotNow(DstackError):
+    """The job cannot be entered at the moment; the text says why."""
+
+
+class Guest(asyncssh.SSHServer):
+    """`carried` is None for a connection to the door's port."""
+
+    def __init__(self, ctx: Context, agents: Agents, visits: Visits, carried: Carried | None) -> None:
+        self._ctx = ctx
+        self._agents = agents
+        self._visits = visits
+        self._user: str | None = None
+        self._refused: set[str] = set()
+        self._inside = ExitStack()
+        self.carried = carried
+        self.address = "" if carried is None else carried.address
+        self.job: DoorJob | None = None
+        self.entrance: Entrance | None = None
+        self._live_logs = 0
+        self.logs_are_read = asyncio.Event()
+        """Set while no live logs are being read."""
+        self.logs_are_read.set()
+
+    # Connection
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        peer = conn.get_extra_info("peername")
+        self.address = self.address or (str(peer[0]) if isinstance(peer, tuple) else "")
+        self._visits.came(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inside.close()
+        self._visits.left(self)
+        if self._refused and self.entrance is None:
+            self._ctx.failed_attempts.failed(self.address)
+
+    def disconnect(self, reason: str) -> None:
+        """Ends it; `reason` is for the user."""
+        self._connection.disconnect(DISC_BY_APPLICATION, reason)
+
+    # Authentication
+
+    async def begin_auth(self, username: str) -> bool:
+        self.job, self.entrance, self._user = None, None, None
+        wanted = entry.parse_user_name(username)
+        if wanted is None:
+            self._connection.send_auth_banner("dstack: expected the id of a job, or <id>_<user>, as user name\r\n")
+            return True
+        try:
+            job = await entry.find_job(self._ctx.database, wanted.job_id)
+            if job is not None:
+                self.job, self._user = job, wanted.user
+            if self.carried is None:
+                return True
+            if job is not None:
+                self.entrance = await entry.enter_with_token(self._ctx.database, job, self.carried.caller)
+        except DstackError as error:
+            self._give_up(error)
+        if self.entrance is None:
+            self._connection.send_auth_banner("dstack: the token is not for this job, or there is no such job\r\n")
+        return self.entrance is None
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Called for an offered key and again, with the same answer, for its signature."""
+        text = " ".join(key.export_public_key().decode().split()[:2])
+        fingerprint = key.get_fingerprint()
+        if self.job is None or fingerprint in self._refused:
+            self._refuse(fingerprint)
+            return False
+        try:
+            self.entrance = await entry.enter_with_key(self._ctx.database, self.job, text, fingerprint)
+        except DstackError as error:
+            self._give_up(error)
+            return False
+        if self.entrance is None:
+            self._refuse(fingerprint)
+        return self.entrance is not None
+
+    def _refuse(self, fingerprint: str) -> None:
+        self._refused.add(fingerprint)
+        wait = self._ctx.failed_attempts.wait_seconds(self.address)
+        if wait is not None or len(self._refused) >= MAX_REFUSED_KEYS:
+            reason = "Too many keys that do not fit" if wait is None else "Too many failed attempts; wait a while"
+            self._connection.disconnect(DISC_NO_MORE_AUTH_METHODS_AVAILABLE, reason)
+
+    def _give_up(self, error: DstackError) -> None:
+        logger.error("The SSH door cannot tell who may enter: %s", error.detail)
+        self.disconnect(str(error))
+
+    def auth_completed(self) -> None:
+        assert self.job is not None
+        assert self.entrance is not None
+        self._inside.enter_context(self._ctx.activity.connected(self.job.id))
+        self._visits.entered(self)
+        who = "a proxy" if self.entrance.user is None else self.entrance.user.name
+        logger.info("job=%s: %s came in over SSH from %s", self.job.id, who, self.address)
+
+    # Channels
+
+    def session_requested(self) -> JobSession:
+        assert self.job is not None
+        return JobSession(str(self.job.id), self._user, self._find_agent)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
+        assert self.job is not None
+        if not self._is_of_job(dest_host):
+            raise asyncssh.ChannelOpenError(
+                OPEN_ADMINISTRATIVELY_PROHIBITED, f"only ports of the job are reached here, not {dest_host}"
+            )
+        if dest_port == live_logs.PORT:
+            return self._serve_live_logs
+        return self._forward(ConnectRequest(port=dest_port))
+
+    def unix_connection_requested(self, dest_path: str) -> Any:
+        return self._forward(ConnectRequest(socket=dest_path))
+
+    async def _forward(self, request: ConnectRequest) -> Forward:
+        assert self.job is not None
+        try:
+            agent = await self._find_agent()
+        except DstackError as error:
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, str(error)) from error
+        return await open_forward(agent, str(self.job.id), request)
+
+    def _serve_live_logs(
+        self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
+    ) -> Coroutine[Any, Any, None]:
+        assert self.job is not None
+        return self._counted(live_logs.serve(self._ctx, self.job, reader, writer))
+
+    async def _counted(self, serving: Coroutine[Any, Any, None]) -> None:
+        with self._reading_logs():
+            await serving
+
+    @contextmanager
+    def _reading_logs(self) -> Iterator[None]:
+        self._live_logs += 1
+        self.logs_are_read.clear()
+        try:
+            yield
+        finally:
+            self._live_logs -= 1
+            if not self._live_logs:
+                self.logs_are_read.set()
+
+    def _is_of_job(self, host: str) -> bool:
+        assert self.job is not None
+        if host.lower() in JOB_HOSTNAMES or host in (str(self.job.id), self.job.run_name, self.job.job_name):
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return address.is_loopback or address.is_unspecified
+
+    async def _find_agent(self) -> AgentClient:
+        """Of the host on which the job runs now. Raises NotNow, Unreachable."""
+        assert self.job is not None
+        job = await entry.find_job(self._ctx.database, self.job.id)
+        if job is None:
+            raise NotNow("the job is gone: its run was deleted")
+        status = JobStatus(job.status)
+        if status.is_finished():
+            raise NotNow(f"the job does not run any more: it is {status.value}")
+        if status is not JobStatus.RUNNING or job.address is None:
+            raise NotNow(f"the job does not run yet: it is {status.value}")
+        try:
+            return self._agents.client(parse_address(job.address))
+        except Unreachable as error:
+            raise NotNow(str(error)) from error
