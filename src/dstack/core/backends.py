@@ -51,8 +51,11 @@ class VastAIProfileOptions(CoreModel):
 
     type: Literal["vastai"] = "vastai"
     offer_order: VastAIOfferOrder | None = None
+    """Which offers come first."""
     min_reliability: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Between 0 and 1."""
     min_score: Annotated[int, Field(ge=0)] | None = None
+    """Of the host."""
 
 
 class BackendConfig(CoreModel):

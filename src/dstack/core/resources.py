@@ -129,7 +129,9 @@ class CPUSpec(CoreModel):
     """CPUs that are needed. Short forms: `4`, `2..8`, `arm:4..`, `x86`."""
 
     arch: Annotated[CPUArchitecture | None, BeforeValidator(_lower)] = None
+    """x86 by default, unless there is an image."""
     count: Range[int] = Field(default_factory=lambda: Range[int](min=2))
+    """How many."""
 
     @model_validator(mode="before")
     @classmethod
@@ -203,11 +205,17 @@ class GPUSpec(CoreModel):
     """GPUs that are needed; `memory` is of each. Short forms: `H100:8`, `24GB..`, `nvidia:A100,A10G:2..4`."""
 
     vendor: Annotated[AcceleratorVendor | None, BeforeValidator(_parse_vendor)] = None
+    """Who makes them."""
     name: Annotated[list[str] | None, BeforeValidator(_parse_names)] = None
+    """Any of these."""
     count: Range[int] = Field(default_factory=lambda: Range[int](min=1))
+    """How many."""
     memory: Range[Memory] | None = None
+    """Of each."""
     total_memory: Range[Memory] | None = None
+    """Of all together."""
     compute_capability: Annotated[tuple[int, int] | None, BeforeValidator(_parse_capability)] = None
+    """Of NVIDIA GPUs, at least; such as `8.0`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -249,6 +257,7 @@ class DiskSpec(CoreModel):
     """Disk that is needed. Short forms: `100GB..`, `200`."""
 
     size: Range[Memory]
+    """How much."""
 
     @model_validator(mode="before")
     @classmethod
@@ -260,7 +269,12 @@ class ResourcesSpec(CoreModel):
     """The resources that a run or a fleet needs."""
 
     cpu: CPUSpec = Field(default_factory=CPUSpec)
+    """Number and architecture. Containers on the server's own machine may use no more than the upper end."""
     memory: Range[Memory] = Field(default_factory=lambda: Range[Memory](min=8.0))
+    """Likewise."""
     shm_size: Memory | None = None
+    """Size of `/dev/shm` in containers."""
     gpu: GPUSpec | None = Field(default_factory=lambda: GPUSpec(count=Range[int](min=0)))
+    """Number and kind."""
     disk: DiskSpec | None = Field(default_factory=lambda: DiskSpec(size=Range[Memory](min=100.0)))
+    """Size of the disk; all jobs of an instance share it."""

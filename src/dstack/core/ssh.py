@@ -7,7 +7,9 @@ class SSHKey(CoreModel):
     """A key pair; the private half is absent wherever it is only shown."""
 
     public: str
+    """As in `authorized_keys`."""
     private: str | None = None
+    """In PEM or OpenSSH format."""
 
 
 class SSHConnectionParams(CoreModel):
@@ -22,7 +24,12 @@ class SSHProxyParams(CoreModel):
     """A host to go through."""
 
     hostname: str
+    """Name or address."""
     port: int | None = None
+    """By default 22."""
     user: str
+    """As whom to log in."""
     identity_file: str
+    """Private key on the machine of `dstack apply`."""
     ssh_key: SSHKey | None = None
+    """The key itself."""

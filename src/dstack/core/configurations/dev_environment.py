@@ -19,10 +19,15 @@ class DevEnvironmentParams(CoreModel):
     """The fields that only a dev environment has."""
 
     ide: Literal["vscode", "cursor", "windsurf", "zed"] | None = None
+    """The IDE that is prepared; none: SSH alone."""
     version: str | None = None
+    """Of the IDE; for windsurf `version@commit`."""
     init: list[str] = Field(default_factory=list)
+    """Commands that run once, at the start."""
     inactivity_duration: InactivityDuration = None
+    """Ends the run after nobody was connected for this long; `off` for no limit."""
     ports: list[PortMapping] = Field(default_factory=list)
+    """Ports to forward."""
 
 
 class DevEnvironmentConfiguration(ProfileParams, RunConfiguration, DevEnvironmentParams):

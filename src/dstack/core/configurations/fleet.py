@@ -35,8 +35,11 @@ class FleetNodesSpec(CoreModel):
     """How many instances a cloud fleet keeps, starts with and may have. Short forms: `2`, `0..2`, `1..`, `..3`."""
 
     min: Annotated[int, AfterValidator(_check_min)]
+    """So many are kept."""
     target: int
+    """So many at the start; `min` by default."""
     max: int | None = None
+    """Never more than this."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,24 +91,38 @@ class SSHHostParams(CoreModel):
     """One host of an SSH fleet; what is not given is taken from the fleet."""
 
     hostname: str
+    """Name or address."""
     port: int | None = None
+    """By default 22."""
     user: str | None = None
+    """As whom to log in."""
     identity_file: str | None = None
+    """Private key on the machine of `dstack apply`."""
     proxy_jump: SSHProxyParams | None = None
+    """A host to go through."""
     internal_ip: Annotated[str, AfterValidator(_check_internal_ip)] | None = None
+    """Address in the network that connects the hosts."""
     ssh_key: SSHKey | None = None
+    """The key itself, in place of `identity_file`."""
     blocks: BlockCount | None = None
+    """In place of the fleet's."""
 
 
 class SSHParams(CoreModel):
     """How to reach the hosts of an SSH fleet."""
 
     user: str | None = None
+    """As whom to log in."""
     port: int | None = None
+    """By default 22."""
     identity_file: str | None = None
+    """Private key on the machine of `dstack apply`."""
     ssh_key: SSHKey | None = None
+    """The key itself, in place of `identity_file`."""
     proxy_jump: SSHProxyParams | None = None
+    """A host to go through."""
     hosts: list[SSHHostParams | str]
+    """Names, addresses or maps with more."""
     network: Annotated[str, AfterValidator(_check_network)] | None = None
     """Which of the hosts' networks connects them."""
 
@@ -114,21 +131,40 @@ class FleetConfiguration(CoreModel):
     """`type: fleet`."""
 
     type: Literal["fleet"] = "fleet"
+    """Which kind of configuration this is."""
     name: str | None = None
+    """Name of the fleet; one is made up where it is left out."""
     placement: InstanceGroupPlacement | None = None
+    """`cluster`: close together, for tasks of several nodes."""
     blocks: BlockCount = 1
+    """Into how many equal parts an instance is split; `auto`: as many as its GPUs, or else CPUs."""
     nodes: FleetNodesSpec | None = None
+    """How many instances: `2`, `0..4`, `1..`. Not with `ssh_config`."""
     reservation: str | None = None
+    """A reservation at the cloud that instances are made in."""
     resources: ResourcesSpec | None = None
+    """What each instance must have."""
     backends: list[BackendType] | None = None
+    """Only these."""
     regions: list[str] | None = None
+    """Only these."""
     availability_zones: list[str] | None = None
+    """Only these."""
     instance_types: list[str] | None = None
+    """Only these."""
     spot_policy: SpotPolicy | None = None
+    """`spot`, `on-demand` (default) or `auto` for both."""
     retry: ProfileRetry | bool | None = None
+    """Accepted for older files; a fleet tries again by itself."""
     max_price: Annotated[float, Field(gt=0)] | None = None
+    """Dollars per hour of an instance, at most."""
     idle_duration: IdleDuration = None
+    """How long an instance above `nodes.min` stays up without work; by default 3 days, `off`: for ever."""
     tags: Tags | None = None
+    """Labels for the cloud's bill."""
     backend_options: list[VastAIProfileOptions] | None = None
+    """Options of single backends."""
     ssh_config: SSHParams | None = None
+    """Hosts that are there already."""
     env: Env = Field(default_factory=dict)
+    """Variables of all jobs on these instances."""

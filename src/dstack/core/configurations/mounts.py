@@ -29,14 +29,18 @@ class VolumeMountPoint(CoreModel):
     """A network volume, or the first available of several, and where it appears. Short form: `name:/path`."""
 
     name: str | list[str]
+    """Name of the volume, or names to choose from; `${{ dstack.node_rank }}` gives each node its own."""
     path: AbsolutePath
+    """Where it appears in the job."""
 
 
 class InstanceMountPoint(CoreModel):
     """A folder of the host and where it appears. Short form: `/host/path:/path`."""
 
     instance_path: AbsolutePath
+    """On the host; made where it is missing."""
     path: AbsolutePath
+    """Where it appears in the job."""
     optional: bool = False
     """Do without where the host cannot provide it."""
 
@@ -83,7 +87,9 @@ class FilePathMapping(CoreModel):
     """A local file or folder and where it is copied to. Short forms: `path`, `local:inside`."""
 
     local_path: str
+    """Relative to the configuration file, or absolute, or `~/…`."""
     path: Annotated[str, AfterValidator(_check_file_path)]
+    """In the job: relative to the working directory, absolute, or `~/…`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,11 +117,17 @@ class RepoSpec(CoreModel):
     """A Git repository that is cloned into the job. Short forms: `..`, `.:/repo`, `https://host/repo.git:/repo`."""
 
     local_path: str | None = None
+    """A folder of a local clone; changes that are not pushed go along."""
     url: str | None = None
+    """Or where to clone from."""
     branch: str | None = None
+    """By default the current or default one."""
     hash: str | None = None
+    """A commit."""
     path: Annotated[str, AfterValidator(_check_repo_path)] = "."
+    """Where it goes in the job."""
     if_exists: RepoExistsAction = RepoExistsAction.ERROR
+    """What to do when the folder is not empty."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,9 @@ class PortMapping(CoreModel):
     """A port of the job and the local port it is forwarded to. Short forms: `8080`, `80:8080`, `*:8080` (any)."""
 
     local_port: Port | None = None
+    """Where it is forwarded to; any free one without it."""
     container_port: Port
+    """Where the job listens."""
 
     @model_validator(mode="before")
     @classmethod

@@ -70,7 +70,9 @@ class ProfileRetry(CoreModel):
     """When and for how long to retry; without `on_events` after anything, without `duration` for an hour."""
 
     on_events: list[RetryEvent] | None = None
+    """By default all of them."""
     duration: Duration | None = None
+    """How long to go on retrying; by default an hour."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -128,6 +130,7 @@ class Schedule(CoreModel):
     """When a run starts again and again, in UTC."""
 
     cron: Annotated[list[str], BeforeValidator(_parse_cron), AfterValidator(_check_cron)]
+    """One expression or several, in UTC; the earliest counts. Days of the week: `mon` to `sun`, or 0 = Monday."""
 
 
 def _check_tags(tags: dict[str, str]) -> dict[str, str]:
@@ -152,38 +155,63 @@ class ProfileParams(CoreModel):
     """The fields that a profile and a run configuration share."""
 
     backends: list[BackendType] | None = None
+    """Only these."""
     regions: list[str] | None = None
+    """Only these."""
     availability_zones: list[str] | None = None
+    """Only these."""
     instance_types: list[str] | None = None
+    """Only these, by the names that the backend gives them."""
     reservation: str | None = None
+    """A reservation at the cloud that instances are made in."""
     spot_policy: SpotPolicy | None = None
+    """`spot`: only interruptible instances, `on-demand`: none of them, `auto`: both. By default `on-demand`, or
+    what the fleet says."""
     retry: ProfileRetry | bool | None = None
+    """`true`: retry after anything for an hour."""
     max_duration: DurationLimit = None
+    """Ends a job that runs for longer; `off` for no limit."""
     stop_duration: DurationLimit = None
+    """How long a job may take to end once it is asked to, before it is killed, and its volumes may take to be
+    detached. By default 10 s and 5 min; `off` for no limit."""
     max_price: Annotated[float, Field(gt=0)] | None = None
+    """Dollars per hour of an instance, at most."""
     creation_policy: CreationPolicy | None = None
+    """`reuse`: only instances that are there; `reuse-or-create` (default): new ones too."""
     idle_duration: IdleDuration = None
+    """How long a new instance stays up without work; the shorter one of this and the fleet's. `off`: for ever."""
     utilization_policy: UtilizationPolicy | None = None
+    """Ends a run whose GPUs are idle."""
     startup_order: StartupOrder | None = None
+    """Of the nodes of a task: all at once (`any`), or the others after the master, or before it."""
     stop_criteria: StopCriteria | None = None
+    """Of the nodes of a task: it is over when all are done, or with the master."""
     schedule: Schedule | None = None
+    """Starts the run again and again."""
     fleets: list[EntityReference] | None = None
+    """Only these: `name` or `project/name`."""
     instances: Annotated[list[InstanceSelector], Field(min_length=1)] | None = None
+    """Only these; new ones are not made then."""
     tags: Tags | None = None
+    """Labels for the cloud's bill, added to the fleet's."""
     backend_options: list[VastAIProfileOptions] | None = None
+    """Options of single backends."""
 
 
 class Profile(ProfileParams):
     """A named set of parameters in `.dstack/profiles.yml`."""
 
     name: str = ""
+    """What `--profile` and `$DSTACK_PROFILE` call it."""
     default: bool = False
+    """Used where no profile is named."""
 
 
 class ProfilesConfig(CoreModel):
     """The file `.dstack/profiles.yml`."""
 
     profiles: list[Profile]
+    """At most one of them is the default."""
 
     def find(self, name: str | None) -> Profile | None:
         """The profile of that name; without a name, the one marked as default."""

@@ -11,7 +11,9 @@ class EntityReference(CoreModel):
     """A resource by name, in this project or another. Short forms: `name`, `project/name`."""
 
     project: str | None = None
+    """By default the run's."""
     name: str
+    """Name in that project."""
 
     @model_validator(mode="before")
     @classmethod
@@ -31,19 +33,23 @@ class InstanceNameSelector(CoreModel):
     """An instance by its name."""
 
     name: str = Field(min_length=1)
+    """Such as `my-fleet-0`."""
 
 
 class InstanceHostnameSelector(CoreModel):
     """An instance by its hostname or IP address."""
 
     hostname: str = Field(min_length=1)
+    """As `dstack fleet` shows it."""
 
 
 class FleetInstanceSelector(CoreModel):
     """An instance by its number in a fleet."""
 
     fleet: EntityReference
+    """Name of the fleet."""
     instance: int = Field(ge=0)
+    """Number in the fleet."""
 
 
 def _expand_selector(value: Any) -> Any:

@@ -47,7 +47,9 @@ class RegistryAuth(CoreModel):
     """Credentials of a private image registry."""
 
     username: str
+    """`${{ env.X }}` and `${{ secrets.x }}` are filled in."""
     password: str
+    """Likewise; keep it in a secret."""
 
 
 def _check_user(user: str) -> str:
@@ -101,27 +103,52 @@ class RunConfiguration(CoreModel):
     """What every run configuration has besides the fields of a profile."""
 
     type: str
+    """Which kind of configuration this is."""
     name: str | None = None
+    """Name of the run; one is made up where it is left out."""
     image: str | None = None
+    """Docker image; the job is a container of it. Without one, a job on the server's own machine is a process."""
     user: Annotated[str, AfterValidator(_check_user)] | None = None
+    """As whom the job runs: `name`, `uid`, `name:group` or `uid:gid`."""
     privileged: bool = False
+    """Gives the container all rights on its host."""
     entrypoint: str | None = None
+    """Takes the place of the image's entrypoint; the commands become its arguments."""
     working_dir: str | None = None
+    """Where the commands run: absolute, `~/…`, or relative to `/workflow`, which for a process on the server's own
+    machine is a fresh folder."""
     home_dir: str = DEFAULT_HOME_DIR
+    """What `~` in paths stands for in a container."""
     registry_auth: RegistryAuth | None = None
+    """Credentials for pulling the image."""
     python: Python | None = None
+    """Version of Python. A process gets a virtual environment of it (`$DSTACK_VENV_DIR`); not with `image`."""
     nvcc: bool | None = None
+    """The default image comes with the CUDA compiler; a process needs it on its machine."""
     single_branch: bool | None = None
+    """Clone only the branch in use; by default true, for dev environments false."""
     env: Env = Field(default_factory=dict)
+    """Variables: a map, or a list of `NAME=value` and `NAME` (taken from where `dstack apply` runs). `${{
+    secrets.x }}` is filled in."""
     shell: Annotated[str, AfterValidator(_check_shell)] | None = None
+    """`sh`, `bash` or an absolute path; by default `/bin/bash`, with an image `/bin/sh`."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    """What the job needs; a part of a machine will do."""
     priority: Annotated[int, Field(ge=0, le=100)] | None = None
+    """0 to 100; higher ones come first in the queue."""
     volumes: list[MountPoint] = Field(default_factory=list)
+    """Network volumes and folders of the host that appear in the job; for a process on the server's own machine as
+    links."""
     docker: bool | None = None
+    """The job may use Docker itself. Not with `image`, `python` or `nvcc`."""
     repos: Annotated[list[RepoSpec], AfterValidator(_check_repos)] = Field(default_factory=list)
+    """A Git repository that is cloned into the job; at most one."""
     files: list[FilePathMapping] = Field(default_factory=list)
+    """Local files and folders that are copied into the job."""
     dstack: bool = False
+    """Access to the server from within the job; this server refuses it."""
     setup: list[str] = Field(default_factory=list)
+    """Commands that run before all others."""
 
     @field_validator("python")
     @classmethod

@@ -23,11 +23,15 @@ class ScalingSpec(CoreModel):
     """Keeps the metric per replica near the target."""
 
     metric: Literal["rps"]
+    """Requests per second."""
     target: float = Field(gt=0)
+    """Of the metric, for each replica."""
     window: Annotated[Duration, AfterValidator(_check_window)] | None = None
     """Seconds; null for a minute."""
     scale_up_delay: Duration = 300
+    """Between two steps up."""
     scale_down_delay: Duration = 600
+    """Between two steps down."""
 
 
 def _open_from_zero(value: Any) -> Any:

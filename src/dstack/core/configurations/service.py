@@ -33,9 +33,13 @@ class TGIChatModel(CoreModel):
 
     type: Literal["chat"] = "chat"
     name: str
+    """What clients call it."""
     format: Literal["tgi"]
+    """Protocol of the replicas."""
     chat_template: str | None = None
+    """Jinja template of the prompt; by default the model's own."""
     eos_token: str | None = None
+    """End of a sequence; by default the model's own."""
 
 
 class OpenAIChatModel(CoreModel):
@@ -43,8 +47,11 @@ class OpenAIChatModel(CoreModel):
 
     type: Literal["chat"] = "chat"
     name: str
+    """What clients call it."""
     format: Literal["openai"]
+    """Protocol of the replicas."""
     prefix: str = "/v1"
+    """Path of the API at the replicas."""
 
 
 def _expand_model(value: Any) -> Any:
@@ -67,24 +74,31 @@ class HeaderPartitioningKey(CoreModel):
 
     type: Literal["header"] = "header"
     header: str = Field(max_length=500, pattern=r"^[a-zA-Z0-9-_]+$")
+    """Name of the header."""
 
 
 class RateLimit(CoreModel):
     """How many requests per second a path prefix takes."""
 
     prefix: str = Field(default="/", max_length=4094, pattern=r"^/[^\s\\{}]*$")
+    """Of the paths that are counted together."""
     key: IPAddressPartitioningKey | HeaderPartitioningKey = Field(
         default_factory=IPAddressPartitioningKey, discriminator="type"
     )
+    """Who shares the limit."""
     rps: float = Field(ge=1 / 60, le=1.5372286728091293e17)
+    """Requests per second."""
     burst: int = Field(default=0, ge=0, le=9223372036854775807)
+    """How many more may come at once."""
 
 
 class HTTPHeaderSpec(CoreModel):
     """A header of a probe."""
 
     name: str = Field(min_length=1, max_length=256)
+    """Name of the header."""
     value: str = Field(min_length=1, max_length=2048)
+    """Its value."""
 
 
 def _check_url(url: str) -> str:
@@ -110,13 +124,21 @@ class ProbeConfig(CoreModel):
 
     type: Literal["http"]
     url: Annotated[str, AfterValidator(_check_url)] | None = None
+    """Path, by default `/`."""
     method: ProbeMethod | None = None
+    """By default `get`."""
     headers: list[HTTPHeaderSpec] = Field(default_factory=list, max_length=16)
+    """Of the request."""
     body: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Of the request; not with `get` and `head`."""
     timeout: Annotated[Duration, AfterValidator(_check_timeout)] | None = None
+    """At most 5 minutes, by default 10 s."""
     interval: Annotated[Duration, AfterValidator(_check_positive)] | None = None
+    """Between two requests, by default 15 s."""
     ready_after: Annotated[int, Field(ge=1)] | None = None
+    """How many successes in a row make the replica ready; by default 1."""
     until_ready: bool | None = None
+    """Stop asking once it is ready."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -144,24 +166,38 @@ class ReplicaGroupRouterConfig(CoreModel):
     """Makes the group's one replica the router of the others. `smg` is shown as `sglang`."""
 
     type: Annotated[RouterType, BeforeValidator(_parse_router), PlainSerializer(_show_router)] = RouterType.SMG
+    """Which router."""
 
 
 class ReplicaGroup(CoreModel):
     """Replicas of a service that are alike. `count` is another word for `replicas`."""
 
     name: GroupName | None = None
+    """By default the group's number."""
     replicas: ReplicaRange
+    """How many; `count` is another word for it."""
     scaling: ScalingSpec | None = None
+    """How many between the two ends."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    """What each replica needs."""
     spot_policy: SpotPolicy | None = None
+    """In place of the service's."""
     reservation: str | None = None
+    """In place of the service's."""
     commands: list[str] = Field(default_factory=list)
+    """What each replica runs."""
     image: str | None = None
+    """In place of the service's."""
     python: Python | None = None
+    """In place of the service's."""
     nvcc: bool | None = None
+    """In place of the service's."""
     docker: bool | None = None
+    """In place of the service's."""
     privileged: bool | None = None
+    """In place of the service's."""
     router: ReplicaGroupRouterConfig | None = None
+    """Makes the group's one replica the router of the others."""
 
     @model_validator(mode="before")
     @classmethod
@@ -190,17 +226,29 @@ class ServiceParams(CoreModel):
     """The fields that only a service has."""
 
     port: Annotated[PortMapping, BeforeValidator(_expand_port)]
+    """Where the replicas listen: `8000`, or `80:8000`."""
     gateway: Annotated[bool | EntityReference | None, BeforeValidator(_expand_gateway)] = None
+    """`true`: the default one; `false`: none, the server publishes the service itself; or a name."""
     strip_prefix: bool = True
+    """Paths reach the replicas without the proxy's prefix."""
     model: ChatModel | None = None
+    """Publishes the service as a model, too."""
     https: bool | Literal["auto"] | None = None
+    """On a gateway."""
     auth: bool = True
+    """Only members of the project may call it."""
     scaling: ScalingSpec | None = None
+    """How many replicas between the two ends of `replicas`."""
     rate_limits: list[RateLimit] = Field(default_factory=list)
+    """How many requests are let through."""
     probes: list[ProbeConfig] | None = None
+    """Requests that tell whether a replica is ready; `[]` for none."""
     replicas: ReplicaRange | None = None
+    """A number or a range such as `1..4`, or a list of groups."""
     groups: Annotated[list[ReplicaGroup] | None, BeforeValidator(number_groups)] = None
+    """Kinds of replicas."""
     commands: list[str] = Field(default_factory=list)
+    """What each replica runs."""
 
     @model_validator(mode="before")
     @classmethod

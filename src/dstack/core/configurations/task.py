@@ -16,19 +16,28 @@ class NodeGroup(CoreModel):
     """Nodes of a distributed task that are alike."""
 
     name: GroupName | None = None
+    """By default the group's number."""
     nodes: int = Field(default=1, ge=1)
+    """How many nodes are like this."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    """What each of them needs."""
     commands: list[str] = Field(default_factory=list)
+    """What they run; they may name any node's address: `${{ groups[0].nodes[0].IP_ADDRESS }}`."""
     ports: list[PortMapping] = Field(default_factory=list)
+    """Ports they listen on."""
 
 
 class TaskParams(CoreModel):
     """The fields that only a task has."""
 
     nodes: Annotated[int, Field(ge=1)] | None = None
+    """How many nodes run the commands at the same time; 1 by default."""
     groups: Annotated[list[NodeGroup] | None, BeforeValidator(number_groups)] = None
+    """Kinds of nodes, in place of `nodes`, `commands` and `ports`."""
     ports: list[PortMapping] = Field(default_factory=list)
+    """Ports that the job listens on; `dstack apply` and `dstack attach` forward them."""
     commands: list[str] = Field(default_factory=list)
+    """What runs, one after another until one fails. `${{ run.args }}` stands for the arguments after `--`."""
 
     @field_validator("groups")
     @classmethod
