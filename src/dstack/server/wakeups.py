@@ -24,25 +24,29 @@ class Wakeups:
     """
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, Listener]] = []
         self._remote: Callable[[list[str]], None] | None = None
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Returns what ends the listening."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def listen(self, listener: Listener, *, from_others: Listener | None = None) -> Callable[[], None]:
+        """Returns what ends the listening. `from_others` gets what other replicas published; without it `listener`
+        gets that too."""
+        both = (listener, from_others or listener)
+        self._listeners.append(both)
+        return lambda: self._listeners.remove(both)
 
     def publish(self, names: Iterable[str]) -> None:
         """To this process at once, and to the other replicas where a carrier is set."""
         names = list(names)
-        self.deliver(names)
+        for name in names:
+            for listener, _ in list(self._listeners):
+                listener(name)
         if self._remote is not None and names:
             self._remote(names)
 
     def deliver(self, names: Iterable[str]) -> None:
         """To this process only: what the carrier calls for names that came from another replica."""
         for name in names:
-            for listener in list(self._listeners):
+            for _, listener in list(self._listeners):
                 listener(name)
 
     def carry_with(self, remote: Callable[[list[str]], None] | None) -> None:

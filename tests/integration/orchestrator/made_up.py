@@ -28,6 +28,7 @@ QUICK = Pace(
     workers=8,
     sweep=3600,
     look_for_others=0.2,
+    leave_to_others=0.1,
     lease=1.0,
     busy_retry=0.1,
     back_off=BackOff(0.05, 0.2),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -254,6 +255,69 @@ async def test_a_key_that_another_replica_works_on_is_busy(postgres_url: str, wo
     finally:
         await first.stop()
         await second.stop()
+        await one.close()
+        await two.close()
+
+
+async def wake_and_wait(publisher: Database, hearer: Database, key: Key) -> None:
+    """Returns once the wake-up has crossed from one replica to the other."""
+    name, heard = f"run:{key.id}", asyncio.Event()
+    deaf = hearer.wakeups.listen(lambda told: heard.set() if told == name else None)
+    async with publisher.transaction() as session:
+        wake(session, name)
+    await asyncio.wait_for(heard.wait(), 30)
+    deaf()
+
+
+@pytest.mark.parametrize("does_the_work", [True, False])
+async def test_what_another_replica_woke_is_left_to_it_for_a_while(
+    postgres_url: str, world: World, *, does_the_work: bool
+) -> None:
+    """The other one has no engine: it is as if it died right after its commit."""
+    one, two = await Database.open(postgres_url), await Database.open(postgres_url)
+    seconds = 3600 if does_the_work else 0.1
+    engine = Engine(two, [MadeUpKind()], world, pace=replace(QUICK, leave_to_others=seconds))
+    try:
+        await engine.start()
+        theirs, ours = await make_runs(one, 2)
+        await wake_and_wait(one, two, theirs)
+        engine.wake(ours)
+        await until_status(two, [ours], "done")
+        if does_the_work:
+            assert (await read(two, theirs)).status == "submitted"
+        else:
+            await until_status(two, [theirs], "done")
+    finally:
+        await engine.stop()
+        await one.close()
+        await two.close()
+
+
+async def test_what_another_replica_wakes_during_a_pass_is_looked_at_right_after_it(
+    postgres_url: str, world: World
+) -> None:
+    one, two = await Database.open(postgres_url), await Database.open(postgres_url)
+    engine = Engine(two, [MadeUpKind()], world, pace=replace(QUICK, leave_to_others=3600))
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def linger(_: Key) -> dict[str, Any]:
+        entered.set()
+        await go_on.wait()
+        return {}
+
+    world.act = linger
+    try:
+        await engine.start()
+        [key] = await make_runs(one)
+        engine.wake(key)
+        await entered.wait()
+        async with one.transaction() as session:
+            await session.execute(update(RunRow).where(RunRow.id == key.id).values(stop_requested="x"))
+        await wake_and_wait(one, two, key)
+        go_on.set()
+        await until_status(two, [key], "terminated")
+    finally:
+        await engine.stop()
         await one.close()
         await two.close()
 

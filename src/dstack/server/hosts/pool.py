@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
@@ -15,7 +16,9 @@ from dstack.server.hosts.watcher import HostWatcher, WatchContext
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=10)
+"""How long nobody watches the hosts of a replica that died."""
+RENEW_EVERY_S = 3.0
 LOOK_EVERY_S = 5.0
 CLAIMED_AT_ONCE = 200
 
@@ -29,6 +32,7 @@ class WatcherPool:
         self._context = context
         self._watched: dict[UUID, tuple[str, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
+        self._renewed_at = float("-inf")
         self._loop: asyncio.Task[None] | None = None
         self._deaf: Callable[[], None] = lambda: None
 
@@ -58,7 +62,8 @@ class WatcherPool:
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+            is_shared = self._context.database.dialect != "sqlite"
+            await asyncio.wait_for(self._changed.wait(), RENEW_EVERY_S if is_shared else LOOK_EVERY_S)
         except (asyncio.TimeoutError, TimeoutError):
             return
 
@@ -67,10 +72,17 @@ class WatcherPool:
         if database.dialect == "sqlite":
             async with database.session() as session:
                 return await watching.list_watched_instances(session)
+        at, until = time.monotonic(), now + LEASE
+        is_due = at - self._renewed_at >= RENEW_EVERY_S * 0.9
         async with database.transaction() as session:
-            return await watching.claim_instances(
-                session, self._owner, now=now, until=now + LEASE, limit=CLAIMED_AT_ONCE
+            if is_due:
+                await watching.renew_claims(session, self._owner, until=until)
+            claimed = await watching.claim_instances(
+                session, self._owner, now=now, until=until, limit=CLAIMED_AT_ONCE
             )
+        if is_due:
+            self._renewed_at = at
+        return claimed
 
     def _apply(self, wanted: dict[UUID, str]) -> None:
         for id, (address, watching_it) in list(self._watched.items()):

@@ -1,7 +1,7 @@
 """The loop, written once: who is woken when, and the workers that make the passes (`passes`).
 
-What wakes a key: `wake`, a name ``"<kind>:<uuid>"`` on `Wakeups`, its timer (the row's `wake_at`), a sweep over
-what is unfinished, and on PostgreSQL a look for what other replicas left.
+What wakes a key: `wake`; a name ``"<kind>:<uuid>"`` on `Wakeups` (later, when another replica published it); its
+timer (the row's `wake_at`); a sweep over what is unfinished; on PostgreSQL a look for what other replicas left.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Pace:
     look_for_others: float = 5.0
     """PostgreSQL: how often to look for timers that others wrote and for what dead replicas left."""
     lease: float = LEASE_SECONDS
+    leave_to_others: float = 3.0
+    """PostgreSQL: a key that another replica woke is left to it for so long."""
     busy_retry: float = 1.0
     """A key that another replica works on is tried again after this."""
     back_off: BackOff = field(default_factory=BackOff)
@@ -127,7 +129,7 @@ class Engine:
 
     async def start(self) -> None:
         """Listens, reads the timers, and looks at every unfinished row once: a crash may have cut its effects."""
-        self._end_listening = self._wakeups.listen(self._hear)
+        self._end_listening = self._wakeups.listen(self._hear, from_others=self._hear_of_others)
         await self._read_timers()
         await self._sweep(spread_seconds=0)
         for number in range(self._pace.workers):
@@ -210,6 +212,16 @@ class Engine:
         key = parse_key(name)
         if key is not None:
             self.wake(key)
+
+    def _hear_of_others(self, name: str) -> None:
+        """Whoever published it works on it: we look later, whether that was so. What we work on ourselves they
+        cannot take: it is looked at again at once."""
+        key = parse_key(name)
+        if key is None or self._queue.is_working_on(key):
+            self._hear(name)
+        elif key.kind in self._tables and not self._is_stopping:
+            seconds = self._pace.leave_to_others * random.uniform(1.0, 1.3)
+            self._timers.set_sooner(key, self._after(seconds))
 
     def _after(self, seconds: float) -> datetime:
         return self._clock() + timedelta(seconds=seconds)

@@ -18,7 +18,7 @@ from dstack.server.db.queries import reconciled
 from dstack.server.db.queries.reconciled import Head
 from dstack.server.orchestrator.decision import Key, Kind
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 10.0
 """How long a dead replica keeps its keys from the others. Renewed at a third of it while working."""
 
 logger = logging.getLogger(__name__)

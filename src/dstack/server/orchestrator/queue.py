@@ -31,6 +31,10 @@ class WorkQueue:
     def working(self) -> int:
         return len(self._working)
 
+    def is_working_on(self, key: Key) -> bool:
+        """Whether it was given out and is not done yet."""
+        return key in self._working
+
     def put(self, key: Key, priority: int = 0) -> None:
         """A second time changes nothing but, if it is higher, the priority; the age is that of the first."""
         if key in self._working:

@@ -45,14 +45,18 @@ async def list_watched_instances(session: AsyncSession) -> list[WatchedInstance]
     return [WatchedInstance(id, address) for id, address in rows if address is not None]
 
 
+async def renew_claims(session: AsyncSession, owner: str, *, until: datetime) -> None:
+    """What `owner` watches stays its own until then."""
+    mine = _unlocked(select(InstanceRow.id).where(*_is_watched(), InstanceRow.watcher == owner))
+    await session.execute(update(InstanceRow).where(InstanceRow.id.in_(mine)).values(watcher_until=until))
+
+
 async def claim_instances(
     session: AsyncSession, owner: str, *, now: datetime, until: datetime, limit: int
 ) -> list[WatchedInstance]:
-    """Renews what `owner` watches and takes over what nobody does; answers all that it may watch until then."""
+    """Takes over what nobody watches; answers all that `owner` watches."""
     mine = InstanceRow.watcher == owner
     free = or_(InstanceRow.watcher.is_(None), InstanceRow.watcher_until < now)
-    renewable = _unlocked(select(InstanceRow.id).where(*_is_watched(), mine))
-    await session.execute(update(InstanceRow).where(InstanceRow.id.in_(renewable)).values(watcher_until=until))
     takeable = _unlocked(select(InstanceRow.id).where(*_is_watched(), free).limit(limit))
     await session.execute(
         update(InstanceRow).where(InstanceRow.id.in_(takeable)).values(watcher=owner, watcher_until=until)
