@@ -18,7 +18,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help
 help: ## lists the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## makes .venv and installs the locked requirements and the project into it
@@ -29,6 +29,10 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(STAMP)
+
+.PHONY: published-client
+published-client: setup ## installs the published client, which tests run against the server, into .venv-published
+	@scripts/install-published-client $(BIN)/python
 
 .PHONY: packages
 packages: ## installs the Debian packages that the tests need (as root), or says what is missing
@@ -61,11 +65,11 @@ types: setup ## mypy, strict
 	mypy
 
 .PHONY: test
-test: setup packages check ## everything CI asks for: linters, contracts, types, all tests
+test: setup packages published-client check ## everything CI asks for: linters, contracts, types, all tests
 	@python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 .PHONY: e2e
-e2e: setup ## the end-to-end tests alone
+e2e: setup published-client ## the end-to-end tests alone
 	python -m pytest -n $(WORKERS) --dist loadgroup tests/e2e
 
 .PHONY: bench
@@ -81,13 +85,14 @@ dev: setup ## a server on a home of its own in .cache/dev
 	mkdir -p .cache/dev
 	HOME="$(CURDIR)/.cache/dev" dstack server --yes
 
+LOCK := .cache/uv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	--universal --python-version 3.10 --custom-compile-command "make requirements"
 .PHONY: requirements
-requirements: ## writes requirements/dev.txt from pyproject.toml and requirements/dev.in
+requirements: ## writes requirements/*.txt from pyproject.toml and requirements/*.in
 	$(PYTHON) -m venv .cache/uv
 	.cache/uv/bin/python -m pip install --quiet uv
-	.cache/uv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --universal \
-		--python-version 3.10 --all-extras --custom-compile-command "make requirements" \
-		pyproject.toml requirements/dev.in -o requirements/dev.txt
+	$(LOCK) --all-extras pyproject.toml requirements/dev.in -o requirements/dev.txt
+	$(LOCK) requirements/published-client.in -o requirements/published-client.txt
 
 .PHONY: wheel
 wheel: setup ## builds dist/*.whl
@@ -95,5 +100,5 @@ wheel: setup ## builds dist/*.whl
 
 .PHONY: clean
 clean: ## removes everything that the targets made
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venv-published .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

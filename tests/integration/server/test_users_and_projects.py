@@ -145,7 +145,7 @@ async def test_repos_and_their_credentials(api: Api) -> None:
     assert repo["repo_creds"]["oauth_token"] == "secret"
     assert len(await api.ok("project/main/repos/list")) == 2
     unknown = await api.post("project/main/repos/get", {"repo_id": "x", "include_creds": False})
-    assert unknown.json()["detail"][0]["code"] == "repo_does_not_exist"
+    assert unknown.json()["detail"][0]["code"] == "resource_not_exists"
     await api.ok("project/main/repos/delete", {"repos_ids": ["r"]})
 
 

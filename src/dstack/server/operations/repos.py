@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dstack.core.errors import InvalidRequest, RepoNotExists
+from dstack.core.errors import InvalidRequest, RepoNotExists, ResourceNotExists
 from dstack.core.repos import RemoteRepoCreds, RepoHead, RepoHeadWithCreds, RepoInfo
 from dstack.core.schemas.repos import SaveRepoCredsRequest
 from dstack.server.db.tables import CodeRow, RepoCredsRow, RepoRow, RunRow
@@ -29,9 +29,11 @@ async def list_repos(ctx: Context, at: InProject) -> list[RepoHead]:
 
 
 async def get_repo(ctx: Context, at: InProject, repo_id: str, *, include_creds: bool) -> RepoHeadWithCreds:
-    """Credentials are the caller's own. Raises RepoNotExists."""
+    """Credentials are the caller's own. Raises ResourceNotExists, which tells a client to initialise it."""
     async with ctx.database.session() as session:
-        row = await _get(session, at.project.id, repo_id)
+        row = await find(session, at.project.id, repo_id)
+        if row is None:
+            raise ResourceNotExists(_unknown(repo_id))
         creds = await _find_creds(session, row.id, at.caller.user_id) if include_creds else None
     decrypted = ctx.encryption.decrypt(creds.creds, _context(creds.id)) if creds is not None else None
     return RepoHeadWithCreds(
@@ -79,7 +81,9 @@ async def upload_code(ctx: Context, at: InProject, repo_id: str, blob_hash: str,
     """Stores a diff under its hash; one that is there already is left alone."""
     check_hash(blob_hash)
     async with ctx.database.transaction() as session:
-        row = await _get(session, at.project.id, repo_id)
+        row = await find(session, at.project.id, repo_id)
+        if row is None:
+            raise RepoNotExists(_unknown(repo_id))
         known = select(CodeRow.id).where(CodeRow.repo_id == row.id, CodeRow.blob_hash == blob_hash)
         if (await session.execute(known)).first() is None:
             session.add(CodeRow(repo_id=row.id, blob_hash=blob_hash, blob=blob))
@@ -99,11 +103,8 @@ async def find(session: AsyncSession, project_id: UUID, repo_id: str) -> RepoRow
     return (await session.execute(statement)).scalar_one_or_none()
 
 
-async def _get(session: AsyncSession, project_id: UUID, repo_id: str) -> RepoRow:
-    row = await find(session, project_id, repo_id)
-    if row is None:
-        raise RepoNotExists(f"Repo {repo_id!r} does not exist in this project; run `dstack init` first")
-    return row
+def _unknown(repo_id: str) -> str:
+    return f"Repo {repo_id!r} does not exist in this project; run `dstack init` first"
 
 
 async def _find_creds(session: AsyncSession, repo_id: UUID, user_id: UUID) -> RepoCredsRow | None:

@@ -131,6 +131,7 @@ async def _targets_of(session: AsyncSession, event_ids: Sequence[UUID]) -> dict[
         )
         .outerjoin(ProjectRow, ProjectRow.id == T.project_id)
         .where(T.event_id.in_(event_ids))
+        .order_by(T.entity_type, T.entity_name)
     )
     for target in (await session.execute(query)).mappings():
         targets[target["event_id"]].append(target)
