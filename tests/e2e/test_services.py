@@ -141,3 +141,28 @@ def error(server: ServerProcess) -> str:
     run = server.run("web")
     assert run["status"] == "running"
     return run["error"] or ""
+
+
+def test_b7_a_request_wakes_a_service_that_sleeps_and_is_answered(service: Service) -> None:
+    scaling = {"metric": "rps", "target": 1, "window": "30s", "scale_up_delay": 0, "scale_down_delay": 0}
+    service.apply("one", replicas="0..2", scaling=scaling)
+    assert service.server.wait_run("web", "pending")["jobs"] == []
+    assert service.server.call("GET", "/proxy/services/main/web/", token=TOKEN)["version"] == "one"
+    assert service.server.run("web")["status"] == "running"
+    with service.requests() as seen:  # two clients make far more than one request a second
+        wait_for("a second replica", lambda: len(service.replicas()) == 2)
+    assert set(seen) == {200}, seen
+    wait_for("sleep", lambda: service.server.run("web")["status"] == "pending", 90)
+    assert service.ask()[0] == 200
+
+
+def test_b6_replicas_are_probed(service: Service) -> None:
+    probe = {"type": "http", "url": "/health", "interval": "1s", "ready_after": 2}
+    service.apply("one", replicas=2, probes=[probe])
+    wait_for("both replicas", lambda: len({service.ask()[1].get("job") for _ in range(12)}) == 2)
+    ill = service.replicas()[0]
+    assert ill["probes"][0]["success_streak"] >= 2
+    (service.folder / f"ill-{ill['id']}").touch()
+    wait_for("the other one alone", lambda: ill["id"] not in {service.ask()[1]["job"] for _ in range(12)})
+    (service.folder / f"ill-{ill['id']}").unlink()
+    wait_for("both again", lambda: len({service.ask()[1]["job"] for _ in range(12)}) == 2)

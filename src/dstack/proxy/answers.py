@@ -8,17 +8,17 @@ from http import HTTPStatus
 
 
 def answer(
-    status: int, detail: str, *, method: bytes = b"GET", is_closing: bool, extra: tuple[bytes, ...] = ()
+    status: int, detail: str | None, *, method: bytes = b"GET", is_closing: bool, extra: tuple[bytes, ...] = ()
 ) -> bytes:
-    """`extra` are further field lines."""
-    body = json.dumps({"detail": detail}).encode()
+    """`extra` are further field lines. Without `detail` there is no body."""
+    body = b"" if detail is None else json.dumps({"detail": detail}).encode()
     lines = [
         b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
         b"Date: " + formatdate(usegmt=True).encode(),
-        b"Content-Type: application/json",
-        b"Content-Length: %d" % len(body),
         *extra,
     ]
+    if detail is not None:
+        lines += [b"Content-Type: application/json", b"Content-Length: %d" % len(body)]
     if is_closing:
         lines.append(b"Connection: close")
     lines.append(b"\r\n")

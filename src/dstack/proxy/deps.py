@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from dstack.proxy.auth import ProxyAuth
+from dstack.proxy.limits import RateLimiter
 from dstack.proxy.pool import Pool
 from dstack.proxy.repo import ProxyRepo
 from dstack.proxy.stats import ServiceStats
+from dstack.proxy.waking import Waking
 
 DEFAULT_TIMEOUT = 300.0
 
@@ -21,6 +23,9 @@ class ProxyDependencies:
     auth: ProxyAuth
     stats: ServiceStats = field(default_factory=ServiceStats)
     pool: Pool = field(default_factory=lambda: Pool(timeout=DEFAULT_TIMEOUT))
+    limiter: RateLimiter = field(default_factory=RateLimiter)
+    waking: Waking | None = None
+    """None: services without a replica are not started."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Whose `X-Forwarded-*` headers count. Default: nobody's."""
 

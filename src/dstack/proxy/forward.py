@@ -18,6 +18,8 @@ from dstack.proxy.chunks import LAST_CHUNK, ChunkedReader, chunk
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.headers import (
     CHUNKED,
+    CORS_LINES,
+    PREFLIGHT_LINES,
     UNTIL_CLOSE,
     BadMessage,
     Hop,
@@ -25,10 +27,12 @@ from dstack.proxy.headers import (
     ResponseHead,
     build_response_head,
     has_body,
+    opened,
 )
 from dstack.proxy.pool import ReplicaTimeout, Upstream
 from dstack.proxy.repeated import request_tail, response_head
 from dstack.proxy.repo import Service
+from dstack.proxy.waking import StillAsleep
 
 MAX_RESPONSE_HEAD_BYTES = 262144
 
@@ -41,6 +45,7 @@ class Client(Protocol):
 
     def send(self, data: bytes) -> None: ...
     def send_error(self, status: int, detail: str, *extra: bytes) -> None: ...
+    def send_empty(self, *lines: bytes) -> None: ...
     def cut(self, *, hard: bool) -> None: ...
     def on_ready(self) -> None: ...
     def on_tunnel(self) -> None: ...
@@ -89,6 +94,10 @@ class Exchange:
         """The request's body can be passed on."""
 
     @property
+    def service_id(self) -> str:
+        return "" if self._service is None else self._service.id
+
+    @property
     def has_begun_answer(self) -> bool:
         return self._response is not None
 
@@ -112,52 +121,88 @@ class Exchange:
         log.error("proxying to service %s/%s failed", self._project, self._run, exc_info=error)
         self._let_go()
         self._count()
-        self._client.send_error(
-            500, f"Service {self._run}: the proxy could not find out where to send the request"
-        )
+        self._refuse(500, f"Service {self._run}: the proxy could not find out where to send the request")
 
     async def _find_then_admit(self, finding: Awaitable[Service | None]) -> None:
         self._admit(await finding)
 
     def _admit(self, service: Service | None) -> None:
-        if service is None or not service.replicas:
+        if service is None or not (service.replicas or service.wakes):
             text = f"No running service {self._run} in project {self._project}"
             self._client.send_error(404, text)
             return
         self._service = service
+        if service.is_cors_open and self._request.method == b"OPTIONS":
+            self._client.send_empty(*PREFLIGHT_LINES)
+            return
         if not service.auth:
-            self._forward()
+            self._proceed(service)
             return
         token = bearer_token(self._request.authorization)
         allowed = token is not None and self._deps.auth.is_allowed(
             self._project, token, self._hop.address.decode("ascii")
         )
         if isinstance(allowed, bool):
-            self._permit(is_allowed=allowed)
+            self._permit(service, is_allowed=allowed)
         else:
-            self._spawn(self._await_permission(allowed))
+            self._spawn(self._await_permission(service, allowed))
 
-    async def _await_permission(self, allowing: Awaitable[bool]) -> None:
+    async def _await_permission(self, service: Service, allowing: Awaitable[bool]) -> None:
         try:
             is_allowed = await allowing
         except TooManyAttempts as error:
-            self._client.send_error(429, str(error), b"Retry-After: %d" % error.retry_after_seconds)
+            self._refuse(429, str(error), b"Retry-After: %d" % error.retry_after_seconds)
         else:
-            self._permit(is_allowed=is_allowed)
+            self._permit(service, is_allowed=is_allowed)
 
-    def _permit(self, *, is_allowed: bool) -> None:
+    def _permit(self, service: Service, *, is_allowed: bool) -> None:
         if is_allowed:
-            self._forward()
+            self._proceed(service)
         else:
             text = (
                 f"Service {self._run} needs `Authorization: Bearer` with the token of a member of {self._project}"
             )
-            self._client.send_error(403, text)
+            self._refuse(403, text)
+
+    def _refuse(self, status: int, detail: str, *extra: bytes) -> None:
+        """An answer of our own, which browsers may read where they may read the service's."""
+        if self._service is not None and self._service.is_cors_open:
+            extra = (*extra, *CORS_LINES)
+        self._client.send_error(status, detail, *extra)
+
+    def _proceed(self, service: Service) -> None:
+        """The client may use the service: now, later, or not that often."""
+        limits = service.rate_limits
+        if limits and (seconds := self._seconds_to_wait(service)):
+            text = f"Service {self._run} takes no more requests of yours now; try again in {seconds} s"
+            self._refuse(429, text, b"Retry-After: %d" % seconds)
+        elif service.replicas:
+            self._forward()
+        else:
+            self._started = self._deps.stats.start(service.id)
+            self._spawn(self._hold(service))
+
+    def _seconds_to_wait(self, service: Service) -> int:
+        limits = service.rate_limits
+        return self._deps.limiter.seconds_to_wait(service.id, limits, self._path, self._request, self._hop)
+
+    async def _hold(self, service: Service) -> None:
+        """Until the service has a replica."""
+        try:
+            if self._deps.waking is None:
+                raise StillAsleep(f"Service {self._run} has no running replica")
+            self._service = await self._deps.waking.until_awake(service)
+        except StillAsleep as error:
+            self._count()
+            self._refuse(503, str(error), b"Retry-After: %d" % error.retry_after_seconds)
+        else:
+            self._forward()
 
     def _forward(self) -> None:
         service = self._service
         assert service is not None
-        self._started = self._deps.stats.start(service.id)
+        if not self._started:
+            self._started = self._deps.stats.start(service.id)
         strip = service.strip_prefix
         request = self._request
         target = self._path if strip else self._prefix + self._path
@@ -289,6 +334,9 @@ class Exchange:
     def _begin_answer(self, response: ResponseHead, body: bytes) -> None:
         """Sends the head, in one write with the part of the body that came with it."""
         request = self._request
+        assert self._service is not None
+        if self._service.is_cors_open:
+            response = self._response = opened(response)
         left = response.length if has_body(response, request.method) else 0
         is_unbounded = left < 0
         head = response_head(
@@ -386,13 +434,13 @@ class Exchange:
             is_delimited_by_close = self._request.minor == 0 and self._response.length < 0
             self._client.cut(hard=is_delimited_by_close)
         elif isinstance(error, ReplicaTimeout) and self.is_ready and not self._is_request_sent:
-            self._client.send_error(408, "The request's body did not arrive in time")
+            self._refuse(408, "The request's body did not arrive in time")
         elif isinstance(error, ReplicaTimeout):
             text = f"Service {self._run} did not answer within {self._deps.pool.timeout:g} s"
-            self._client.send_error(504, text)
+            self._refuse(504, text)
         else:
             reason = str(error) if isinstance(error, BadMessage) else "its replica can't be reached or went away"
-            self._client.send_error(502, f"Service {self._run}: {reason}")
+            self._refuse(502, f"Service {self._run}: {reason}")
 
     def _finish(self) -> None:
         upstream, response = self._upstream, self._response

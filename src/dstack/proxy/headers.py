@@ -7,7 +7,7 @@ never disagree on where a message ends. Field lines that pass are passed as the 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MAX_HEAD_BYTES = 65536
 CHUNKED = -1
@@ -83,6 +83,8 @@ class ResponseHead:
     upgrade: bytes | None
     built: dict[tuple[bool, bool, int], bytes] = field(default_factory=dict)
     """What `build_response_head` made of it, by its other arguments."""
+    opened: ResponseHead | None = None
+    """The same for browsers of any site, once it was asked for."""
 
 
 def check_partial_head(data: bytes) -> None:
@@ -328,6 +330,23 @@ def build_request_tail(
         parts.append(b"Connection: Upgrade\r\nUpgrade: " + request.upgrade)
     parts.append(forwarded)
     return b"\r\n".join(parts) + b"\r\n"
+
+
+CORS_LINES = (b"Access-Control-Allow-Origin: *", b"Access-Control-Expose-Headers: *")
+PREFLIGHT_LINES = (
+    b"Access-Control-Allow-Origin: *",
+    b"Access-Control-Allow-Headers: *",
+    b"Access-Control-Allow-Methods: GET, POST, PUT, DELETE, PATCH, OPTIONS, HEAD",
+    b"Access-Control-Max-Age: 600",
+)
+
+
+def opened(response: ResponseHead) -> ResponseHead:
+    """With the fields that let browsers of any site read it, instead of the replica's own."""
+    if response.opened is None:
+        kept = [line for line in response.lines if line[:15].lower() != b"access-control-"]
+        response.opened = replace(response, lines=[*kept, *CORS_LINES], built={})
+    return response.opened
 
 
 def has_body(response: ResponseHead, method: bytes) -> bool:

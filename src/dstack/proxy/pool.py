@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Protocol, cast
 
 from dstack.proxy.repeated import ResponseHeads
@@ -19,6 +20,8 @@ class ReplicaTimeout(Exception):
 class Exchanging(Protocol):
     """What a busy connection tells of its replica."""
 
+    @property
+    def service_id(self) -> str: ...
     def on_replica_data(self, data: bytes) -> None: ...
     def on_replica_lost(self, error: Exception | None) -> None: ...
     def on_replica_writable(self, *, is_writable: bool) -> None: ...
@@ -124,6 +127,14 @@ class Pool:
             return tcp
         except asyncio.TimeoutError as error:
             raise ReplicaTimeout from error
+
+    def busy(self) -> Counter[tuple[str, str]]:
+        """Requests on their way, by service and address."""
+        return Counter(
+            (upstream.exchange.service_id, upstream.address)
+            for upstream in self._all
+            if upstream.exchange is not None
+        )
 
     def add(self, upstream: Upstream) -> None:
         self._all.add(upstream)

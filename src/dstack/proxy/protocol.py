@@ -276,7 +276,11 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         """`extra` are further field lines."""
         self._answer(status, detail, extra)
 
-    def _answer(self, status: int, detail: str, extra: tuple[bytes, ...]) -> None:
+    def send_empty(self, *lines: bytes) -> None:
+        """204 with these field lines."""
+        self._answer(204, None, lines)
+
+    def _answer(self, status: int, detail: str | None, extra: tuple[bytes, ...]) -> None:
         request = self._request
         assert request is not None
         # Whoever waits for "100 Continue" may or may not send its body now: only closing is unambiguous.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
+
+from dstack.proxy.limits import RateLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +22,22 @@ class Service:
     strip_prefix: bool
     replicas: tuple[str, ...]
     """Addresses of the replicas that take traffic: `host:port` or `unix:/path`."""
+    wakes: bool = False
+    """Without a replica, a request has one started."""
+    rate_limits: tuple[RateLimit, ...] = ()
+    is_cors_open: bool = False
+    """Browsers may use it from any site."""
 
 
 class ProxyRepo(Protocol):
     def find_service(self, project: str, run: str) -> Service | Awaitable[Service | None] | None:
         """None: no such service, or none that takes traffic here. At once where known, else to be awaited."""
+        ...
+
+
+class WatchedRepo(ProxyRepo, Protocol):
+    """One that tells of changes, so that they can be waited for."""
+
+    def next_change(self) -> asyncio.Future[None]:
+        """Done at the next change of any service; never cancelled."""
         ...

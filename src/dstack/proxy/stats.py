@@ -60,6 +60,10 @@ class ServiceStats:
         service = self._services.get(service_id)
         return 0 if service is None else service.in_flight
 
+    def services(self) -> list[str]:
+        """Of which something is remembered."""
+        return list(self._services)
+
     def windows(self, service_id: str) -> dict[int, WindowStats]:
         """By window in seconds; zeros for a service without requests."""
         return {window: self._window(service_id, window) for window in WINDOWS}

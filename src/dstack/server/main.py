@@ -24,13 +24,14 @@ from dstack.core.errors import DstackError
 from dstack.core.server_config import ServerConfig
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.protocol import make_http_protocol
+from dstack.proxy.waking import HoldLimits
 from dstack.server import config, first_start
 from dstack.server import settings as settings_module
 from dstack.server.access import DefaultPermissions
 from dstack.server.app import running
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
-from dstack.server.proxy.deps import server_dependencies
+from dstack.server.proxy.deps import in_server_proxy
 from dstack.server.settings import Settings
 from dstack.server.ssh_door import listening
 from dstack.server.ssh_door.carrier import make_carrier
@@ -117,13 +118,22 @@ async def serve(settings: Settings) -> None:
                 context = app.state.context
                 lines = [line for line in (key_message, *messages[:-1], ssh.message, messages[-1]) if line]
                 door = app.state.ssh_door
-                proxy = server_dependencies(database, context.access, context.failed_attempts)
+                proxy = in_server_proxy(
+                    database,
+                    context.access,
+                    context.failed_attempts,
+                    timeout=settings.service_client_timeout,
+                    holding=HoldLimits(settings.service_hold_timeout, settings.service_hold_limit),
+                )
+                proxy.start()
                 try:
-                    http = _Server(_uvicorn(settings, app, proxy, make_carrier(door)), lines, context.stopping)
+                    http = _Server(
+                        _uvicorn(settings, app, proxy.dependencies, make_carrier(door)), lines, context.stopping
+                    )
                     http.on_started = lambda: door.open(ssh.listener)
                     await http.serve(sockets=[listener])
                 finally:
-                    proxy.pool.close()
+                    await proxy.stop()
         finally:
             await database.close()
 

@@ -69,6 +69,9 @@ class Settings:
     code_upload_limit: int
     user_project_quota: int
     forbid_services_without_gateway: bool
+    service_client_timeout: int
+    service_hold_timeout: int
+    service_hold_limit: int
     shutdown_timeout: int
     prometheus_enabled: bool
     prometheus_token: str | None
@@ -322,6 +325,27 @@ SETTINGS: tuple[Setting, ...] = (
         "off",
         "When set, services that would be published by the server itself are refused.",
         _flag,
+    ),
+    Setting(
+        "DSTACK_SERVICE_CLIENT_TIMEOUT",
+        "service_client_timeout",
+        "`300`",
+        "Seconds that a replica of a service may be silent while a request is on its way.",
+        _number(300, minimum=1),
+    ),
+    Setting(
+        "DSTACK_SERVICE_HOLD_TIMEOUT",
+        "service_hold_timeout",
+        "`300`",
+        "Seconds that a request to a service that is scaled to zero waits for its replica; then it gets a 503.",
+        _number(300, minimum=0),
+    ),
+    Setting(
+        "DSTACK_SERVICE_HOLD_LIMIT",
+        "service_hold_limit",
+        "`1000`",
+        "How many requests to one such service wait at a time; further ones get a 503 at once.",
+        _number(1000, minimum=0),
     ),
     Setting(
         "DSTACK_SERVER_SHUTDOWN_TIMEOUT",

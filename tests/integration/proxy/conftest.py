@@ -6,16 +6,18 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import uvicorn
 
 from dstack.core.errors import TooManyAttempts
 from dstack.proxy.deps import ProxyDependencies
+from dstack.proxy.limits import RateLimit
 from dstack.proxy.pool import Pool
 from dstack.proxy.protocol import make_http_protocol
 from dstack.proxy.repo import Service
+from dstack.proxy.waking import HoldLimits, Waking
 
 TOKEN = "good"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -99,6 +101,10 @@ class Replica:
             while data := await reader.read(65536):
                 writer.write(data.upper())
             return False
+        elif "/cors" in path:
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: https://theirs\r\nContent-Length: 0\r\n\r\n"
+            )
         elif "/no-content" in path:
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif "/large" in path:
@@ -142,6 +148,7 @@ class Proxy:
     port: int
     deps: ProxyDependencies
     services: dict[tuple[str, str], Service]
+    repo: StaticRepo
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
@@ -154,26 +161,50 @@ class Proxy:
         writer.close()
         return answer
 
-    def get(self, path: str, *lines: str, method: str = "GET", version: str = "1.1", close: bool = True) -> bytes:
-        """Bytes of a request to the service `main/s` with a good token."""
+    def get(
+        self,
+        path: str,
+        *lines: str,
+        method: str = "GET",
+        version: str = "1.1",
+        close: bool = True,
+        run: str = "s",
+    ) -> bytes:
+        """Bytes of a request to the service `main/<run>` with a good token."""
         fields = [
             "Host: example",
             f"Authorization: Bearer {TOKEN}",
             *lines,
             *(["Connection: close"] if close else []),
         ]
-        start = f"{method} /proxy/services/main/s{path} HTTP/{version}"
+        start = f"{method} /proxy/services/main/{run}{path} HTTP/{version}"
         return "\r\n".join([start, *fields, "", ""]).encode()
 
 
 class StaticRepo:
     def __init__(self, services: dict[tuple[str, str], Service]) -> None:
         self.services = services
+        self.change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.woken: list[str] = []
+        self.waker: tuple[str, ...] | None = None
+        """What the service `sleepy` gets as replicas when it is woken; None: nothing happens."""
 
     def find_service(self, project: str, run: str) -> Service | Awaitable[Service | None] | None:
         if run == "late":
             return self._later()
         return self.services.get((project, run))
+
+    def next_change(self) -> asyncio.Future[None]:
+        return self.change
+
+    def wake(self, service_id: str) -> None:
+        """`sleepy` gets the replica of the others; whoever waits is told."""
+        self.woken.append(service_id)
+        sleepy = self.services["main", "sleepy"]
+        if self.waker is not None:
+            self.services["main", "sleepy"] = replace(sleepy, replicas=self.waker)
+            self.change.set_result(None)
+            self.change = asyncio.get_running_loop().create_future()
 
     async def _later(self) -> Service | None:
         await asyncio.sleep(0)
@@ -206,7 +237,17 @@ async def proxy(replica: Replica) -> AsyncIterator[Proxy]:
         ("main", name): Service(name, "main", name, auth, strip, (replica.address,))
         for name, auth, strip in (("s", True, True), ("open", False, True), ("whole", True, False))
     }
-    deps = ProxyDependencies(StaticRepo(services), StaticAuth(), pool=Pool(timeout=0.8))
+    services["main", "sleepy"] = Service("sleepy", "main", "sleepy", True, True, (), wakes=True)
+    limits = (RateLimit(b"/", None, 0.02, 1), RateLimit(b"/free", b"x-key", 0.02, 0))
+    services["main", "limited"] = Service(
+        "limited", "main", "limited", True, True, (replica.address,), rate_limits=limits
+    )
+    services["main", "model"] = Service(
+        "model", "main", "model", True, True, (replica.address,), is_cors_open=True
+    )
+    repo = StaticRepo(services)
+    waking = Waking(repo, repo.wake, HoldLimits(seconds=0.5, requests=2))
+    deps = ProxyDependencies(repo, StaticAuth(), pool=Pool(timeout=0.8), waking=waking)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
@@ -216,7 +257,7 @@ async def proxy(replica: Replica) -> AsyncIterator[Proxy]:
     task = asyncio.create_task(server._serve([sock]))
     while not server.started:  # noqa: ASYNC110 # uvicorn has no event for it
         await asyncio.sleep(0.01)
-    yield Proxy(sock.getsockname()[1], deps, services)
+    yield Proxy(sock.getsockname()[1], deps, services, repo)
     deps.pool.close()
     server.should_exit = True
     server.force_exit = True

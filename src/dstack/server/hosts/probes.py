@@ -1,4 +1,4 @@
-"""Asks replicas of services whether they are ready, by the probes of their configuration.
+"""Asks replicas of services whether they are ready: by their probes, or by connecting where they have none.
 
 Beside the loop, not in it: how often each probe has succeeded in a row is a fact of the job; what follows from it
 is decided by the rules (a replica that is ready takes traffic) and the proxy (one that fails is not preferred).
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
 """Changes are heard of at once; this finds what was missed."""
+FIRST_PAUSE_S = 0.05
+LAST_PAUSE_S = 1.0
+"""Between attempts to connect to a replica without probes."""
+CONNECT_SECONDS = 5.0
 MAX_HEAD_BYTES = 65536
 HOST = "dstack"
 
@@ -72,7 +76,7 @@ class Prober:
         for id in [id for id, task in self._probing.items() if id not in wanted or task.done()]:
             self._probing.pop(id).cancel()
         for id in wanted - self._probing.keys():
-            self._probing[id] = asyncio.ensure_future(ReplicaProbes(self._database, jobs[id]).run())
+            self._probing[id] = asyncio.ensure_future(_probe(self._database, jobs[id]))
 
     async def stop(self) -> None:
         self._deaf()
@@ -83,14 +87,41 @@ class Prober:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _probe(database: Database, job: ProbedJob) -> None:
+    """Returns when nothing is to be asked any more."""
+    if job.probe_streaks is not None:
+        await ReplicaProbes(database, job, job.probe_streaks).run()
+        return
+    pause = FIRST_PAUSE_S
+    while not await _listens(job.service_address):
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, LAST_PAUSE_S)
+    try:
+        async with database.transaction() as session:
+            await queries.record_listening(session, job)
+    except DstackError as error:  # the next look finds it again
+        logger.warning("job=%s that it listens could not be recorded: %s", job.id, error.detail)
+
+
+async def _listens(address: str) -> bool:
+    try:
+        async with timeout(CONNECT_SECONDS):
+            _, writer = await _connect(address)
+    except (OSError, TimeoutError, asyncio.TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
+
+
 class ReplicaProbes:
     """All probes of one replica; `run` returns when none is to be made any more."""
 
-    def __init__(self, database: Database, job: ProbedJob) -> None:
+    def __init__(self, database: Database, job: ProbedJob, streaks: str) -> None:
+        """`streaks`: JSON of what was seen until now."""
         self._database = database
         self._job = job
         self._probes = JobSpec.model_validate_json(job.job_spec, extra="ignore").probes
-        self._streaks: list[int] = json.loads(job.probe_streaks)
+        self._streaks: list[int] = json.loads(streaks)
         self._is_ready = self._are_content()
         self._recording = asyncio.Lock()
 
@@ -137,11 +168,7 @@ async def is_successful(probe: ProbeSpec, address: str) -> bool:
 
 async def _ask(probe: ProbeSpec, address: str) -> int:
     """The status of the final answer. Raises OSError, EOFError or ValueError where there is none."""
-    if address.startswith("unix:"):
-        reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"), limit=MAX_HEAD_BYTES)
-    else:
-        host, _, port = address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=MAX_HEAD_BYTES)
+    reader, writer = await _connect(address)
     try:
         writer.write(request_bytes(probe))
         await writer.drain()
@@ -155,6 +182,13 @@ async def _ask(probe: ProbeSpec, address: str) -> int:
                 return status
     finally:
         writer.transport.abort()
+
+
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if address.startswith("unix:"):
+        return await asyncio.open_unix_connection(address.removeprefix("unix:"), limit=MAX_HEAD_BYTES)
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host.strip("[]"), int(port), limit=MAX_HEAD_BYTES)
 
 
 def _status(head: bytes) -> int:

@@ -70,8 +70,13 @@ def takes_requests(run_spec: str, group: str) -> bool:
     return group in [one["name"] for one in groups if one.get("router") is not None]
 
 
-def is_ready(probes: Sequence[Mapping[str, Any]], streaks: str | None) -> bool:
-    """`probes`: of a job spec; `streaks`: the JSON of their streaks of success, None before there are any."""
+def is_ready(probes: Sequence[Mapping[str, Any]], streaks: str | None, *, listens: bool) -> bool:
+    """`probes`: of a job spec; `streaks`: the JSON of their streaks of success, None before there are any.
+
+    Without probes a replica is ready once it `listens`.
+    """
+    if not probes:
+        return listens
     counts = json.loads(streaks or "[]")
     return len(counts) >= len(probes) and all(
         count >= probe["ready_after"] for count, probe in zip(counts, probes, strict=False)

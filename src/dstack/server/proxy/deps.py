@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dstack.proxy.deps import DEFAULT_TIMEOUT, ProxyDependencies, parse_networks
 from dstack.proxy.pool import Pool
+from dstack.proxy.stats import ServiceStats
+from dstack.proxy.waking import HoldLimits, Waking
+from dstack.server import clock
 from dstack.server.access import Access, FailedAttempts
 from dstack.server.db.engine import Database
 from dstack.server.proxy.auth import ServerProxyAuth, members_only
+from dstack.server.proxy.loads import LoadReporter
 from dstack.server.proxy.repo import ServerProxyRepo
 
+DEFAULT_HOLDING = HoldLimits(seconds=300, requests=1000)
 
-def server_dependencies(
+
+@dataclass(frozen=True)
+class InServerProxy:
+    """What the HTTP server is given, and what reports on it. `start` and `stop` it with the HTTP server."""
+
+    dependencies: ProxyDependencies
+    loads: LoadReporter
+
+    def start(self) -> None:
+        """Needs a running event loop."""
+        self.loads.start()
+
+    async def stop(self) -> None:
+        """Once the HTTP server has stopped."""
+        await self.loads.stop()
+        self.dependencies.pool.close()
+
+
+def in_server_proxy(
     database: Database,
     access: Access,
     attempts: FailedAttempts,
     *,
     timeout: float = DEFAULT_TIMEOUT,
+    holding: HoldLimits = DEFAULT_HOLDING,
     trusted_proxies: str = "",
-) -> ProxyDependencies:
+) -> InServerProxy:
     """`attempts` is shared with the REST API; `timeout` in seconds; `trusted_proxies`: comma-separated networks.
 
     Raises `ValueError` for a wrong network.
     """
-    return ProxyDependencies(
-        repo=ServerProxyRepo(database),
+    repo, stats, pool = ServerProxyRepo(database), ServiceStats(), Pool(timeout=timeout)
+    loads = LoadReporter(database, stats, pool, clock.now)
+    dependencies = ProxyDependencies(
+        repo=repo,
         auth=ServerProxyAuth(members_only(access, attempts), database.wakeups),
-        pool=Pool(timeout=timeout),
+        stats=stats,
+        pool=pool,
+        waking=Waking(repo, loads.wake, holding),
         trusted_proxies=parse_networks(trusted_proxies),
     )
+    return InServerProxy(dependencies, loads)

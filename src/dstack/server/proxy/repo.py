@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 
 from dstack.core.jobs import JobStatus
+from dstack.core.runs import RunStatus
+from dstack.proxy.limits import RateLimit
 from dstack.proxy.repo import Service
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import JobRow, ProjectRow, RunRow
+from dstack.server.planning.replicas import groups_of
 
 ROUTES = "routes"
 """The wake-up that empties the cache."""
@@ -31,6 +35,7 @@ class ServerProxyRepo:
         self._database = database
         self._services: dict[_Key, Service | None] = {}
         self._loading: dict[_Key, asyncio.Task[Service | None]] = {}
+        self._next_change: asyncio.Future[None] | None = None
         self._end_listening = database.wakeups.listen(self._on_wakeup)
 
     def close(self) -> None:
@@ -46,9 +51,18 @@ class ServerProxyRepo:
             loading = self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
         return asyncio.shield(loading)
 
+    def next_change(self) -> asyncio.Future[None]:
+        if self._next_change is None:
+            self._next_change = asyncio.get_running_loop().create_future()
+        return self._next_change
+
     def _on_wakeup(self, name: str) -> None:
-        if name == ROUTES:
-            self._forget()
+        if name != ROUTES:
+            return
+        self._forget()
+        change, self._next_change = self._next_change, None
+        if change is not None:
+            change.set_result(None)
 
     def _forget(self) -> None:
         self._services.clear()
@@ -69,7 +83,7 @@ class ServerProxyRepo:
 
     async def _read(self, project: str, run: str) -> Service | None:
         newest = (
-            select(RunRow.id, RunRow.run_spec, RunRow.service_spec)
+            select(RunRow.id, RunRow.run_spec, RunRow.service_spec, RunRow.status, RunRow.stop_requested)
             .join(ProjectRow, ProjectRow.id == RunRow.project_id)
             .where(ProjectRow.name == project, ProjectRow.deleted.is_(False))
             .where(RunRow.run_name == run, RunRow.deleted.is_(False), RunRow.finished_at.is_(None))
@@ -87,7 +101,10 @@ class ServerProxyRepo:
                 .order_by(JobRow.replica_num)
             )
             addresses = _preferred([(address, healthy) for address, healthy in replicas if address is not None])
-        configuration = json.loads(row.run_spec).get("configuration", {})
+        spec = json.loads(row.run_spec)
+        configuration = spec.get("configuration", {})
+        model = configuration.get("model") or {}
+        is_ending = row.stop_requested is not None or row.status == RunStatus.TERMINATING.value
         return Service(
             id=str(row.id),
             project=project,
@@ -95,7 +112,20 @@ class ServerProxyRepo:
             auth=configuration.get("auth", True),
             strip_prefix=configuration.get("strip_prefix", True),
             replicas=addresses,
+            wakes=not is_ending and any(group.low == 0 and group.scaling for group in groups_of(spec)),
+            rate_limits=tuple(_rate_limit(limit) for limit in configuration.get("rate_limits") or ()),
+            is_cors_open=model.get("format") == "openai",
         )
+
+
+def _rate_limit(limit: Mapping[str, Any]) -> RateLimit:
+    header: str | None = limit["key"].get("header")
+    return RateLimit(
+        prefix=limit["prefix"].encode(),
+        header=None if header is None else header.lower().encode(),
+        rps=limit["rps"],
+        burst=limit["burst"],
+    )
 
 
 def _preferred(replicas: Sequence[tuple[str, bool]]) -> tuple[str, ...]:

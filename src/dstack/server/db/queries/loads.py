@@ -13,7 +13,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dstack.server.db.tables import ServiceLoadRow
+from dstack.server.db.tables import RunRow, ServiceLoadRow
+from dstack.server.db.tables.runs import RUN_IS_ACTIVE
 
 FRESH_FOR = timedelta(seconds=20)
 """A row that is older is of a server that is gone."""
@@ -59,6 +60,12 @@ async def write(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> Non
     keys = ("run_id", "server")
     new = {column.name: column for column in statement.excluded if column.name not in keys}
     await session.execute(statement.on_conflict_do_update(index_elements=keys, set_=new), list(rows))
+
+
+async def list_services(session: AsyncSession) -> list[tuple[UUID, bool]]:
+    """Services that are not over, and whether any of their replicas scale."""
+    query = select(RunRow.id, RunRow.run_spec).where(RUN_IS_ACTIVE, RunRow.service_spec.is_not(None))
+    return [(id, '"scaling":{' in run_spec) for id, run_spec in await session.execute(query)]
 
 
 async def purge(session: AsyncSession, now: datetime) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.jobs import JobStatus
@@ -16,7 +16,7 @@ from dstack.server.db.tables import JobRow
 
 
 class ProbedJob(NamedTuple):
-    """A running replica that has probes."""
+    """A running replica that has probes, or of which it is not known yet that it listens on its port."""
 
     id: UUID
     run_id: UUID
@@ -24,18 +24,25 @@ class ProbedJob(NamedTuple):
     instance_id: UUID | None
     service_address: str
     job_spec: str
-    probe_streaks: str
+    probe_streaks: str | None
+    """None: it has no probes."""
 
 
 async def list_probed(session: AsyncSession) -> list[ProbedJob]:
     columns = (JobRow.id, JobRow.run_id, JobRow.project_id, JobRow.instance_id, JobRow.service_address)
     query = select(*columns, JobRow.job_spec, JobRow.probe_streaks).where(
         JobRow.status == JobStatus.RUNNING.value,
-        JobRow.probe_streaks.is_not(None),
+        or_(JobRow.probe_streaks.is_not(None), JobRow.healthy.is_(False)),
         JobRow.service_address.is_not(None),
         JobRow.drain_started_at.is_(None),
     )
     return [ProbedJob._make(row) for row in await session.execute(query)]
+
+
+async def record_listening(session: AsyncSession, job: ProbedJob) -> None:
+    """A replica without probes can be connected to."""
+    await session.execute(update(JobRow).where(JobRow.id == job.id).values(healthy=True))
+    wake(session, f"job:{job.id}")
 
 
 async def record_streaks(

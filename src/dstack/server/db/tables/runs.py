@@ -115,7 +115,7 @@ class JobRow(Reconciled, Row):
     probe_streaks: Mapped[str | None]
     """JSON: of each probe, how many times in a row it has succeeded. None: there are none, or it does not run."""
     healthy: Mapped[bool] = mapped_column(default=True, server_default=true())
-    """False while a probe fails: others are preferred."""
+    """False while a probe fails, or its port is not listened on yet: others are preferred."""
     drain_started_at: Mapped[datetime | None]
     """Since when the replica gets no new requests and those on their way are waited for."""
     service_address: Mapped[str | None]

@@ -67,7 +67,9 @@ class JobKind:
             snapshot,
             is_run_ending=run_status == RunStatus.TERMINATING.value or stop_requested is not None,
             is_replica=spec["job_num"] == 0 and takes_requests(run_spec, spec["replica_group"]),
-            is_ready=is_ready(spec["probes"], job.probe_streaks),
+            is_ready=is_ready(
+                spec["probes"], job.probe_streaks, listens=job.healthy and job.service_address is not None
+            ),
             registered=job.registered,
             drain_started_at=job.drain_started_at,
             in_flight=0 if seen is None else seen.replicas.get(job.service_address or "", 0),
@@ -271,6 +273,7 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
         port = spec["service_port"]
         values["service_address"] = f"{address['hostname']}:{ports.get(port, port)}"
         values["probe_streaks"] = json.dumps([0 for _ in spec["probes"]]) if spec["probes"] else None
+        values["healthy"] = False
     return values
 
 
