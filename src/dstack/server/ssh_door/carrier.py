@@ -11,7 +11,7 @@ import logging
 import math
 import socket
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -50,8 +50,7 @@ class Carrier(asyncio.Protocol):
         self._has_closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
         self._state.connections.add(self)  # type: ignore[arg-type] # the server only calls `shutdown`
 
     def connection_lost(self, exc: Exception | None) -> None:
