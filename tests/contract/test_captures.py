@@ -38,7 +38,6 @@ REPLAYED = (
     "33-runs-get.400-not-exists",
     "34-logs-poll",
     "36-runs-get_plan.offer",
-    "39-exports-list.400",
 )
 SECRETS_FIRST = ("27-secrets-list", "28-secrets-get", "29-events-list")
 

@@ -72,11 +72,6 @@ async def test_templates_are_none_without_a_repository(sqlite_api: Api) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
-        ("exports/create", {"name": "e"}, "error"),
-        ("exports/update", {"name": "e"}, "error"),
-        ("exports/delete", {"name": "e"}, "error"),
-        ("imports/list", None, "error"),
-        ("imports/delete", {"export_name": "e", "export_project_name": "p"}, "error"),
         ("volumes/get", {"name": "v1"}, "resource_not_exists"),
         ("gateways/get", {"name": "g1"}, "resource_not_exists"),
         (

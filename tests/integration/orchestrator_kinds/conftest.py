@@ -140,14 +140,15 @@ class Control:
                 )
             )
 
-    async def submit(self, name: str, **configuration: Any) -> UUID:
-        """The rows that an operation writes, and the wake-ups."""
+    async def submit(self, name: str, *, project_id: Any = None, **configuration: Any) -> UUID:
+        """The rows that an operation writes, and the wake-ups. `project_id`: of another project than the first."""
+        project_id = project_id or self.project_id
         parsed = parse_run_configuration({"type": "task", "name": name, **configuration})
         spec = effective_run_spec(RunSpec(configuration=parsed), run_name=name, ssh_key_pub="key")
         now, run_id = clock.now(), uuid.uuid4()
         run = RunRow(
             id=run_id,
-            project_id=self.project_id,
+            project_id=project_id,
             user_id=self.user_id,
             run_name=name,
             submitted_at=now,
@@ -158,12 +159,12 @@ class Control:
             next_triggered_at=None if parsed.schedule is None else next_trigger(parsed.schedule.cron, now),
         )
         specs = [(uuid.uuid4(), job) for job in make_job_specs(spec, run_name=name) if parsed.schedule is None]
-        jobs = job_values(specs, run_id=run_id, project_id=self.project_id, now=now, priority=run.priority)
+        jobs = job_values(specs, run_id=run_id, project_id=project_id, now=now, priority=run.priority)
         async with self.database.transaction() as session:
             session.add(run)
             await session.flush()
             session.add_all([JobRow(**values) for values in jobs])
-            wake(session, f"run:{run_id}", f"placement:{self.project_id}")
+            wake(session, f"run:{run_id}", f"placement:{project_id}")
             wake(session, *(f"job:{values['id']}" for values in jobs))
         return run_id
 

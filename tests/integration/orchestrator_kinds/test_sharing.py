@@ -1,113 +1,109 @@
-"""Jobs that share this machine: who gets which GPU, and how the nodes of a replica tell each other apart."""
+"""Runs of one project on a fleet that another one shares."""
 
 from __future__ import annotations
 
-import os
+import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
-from tests.integration.orchestrator_kinds.conftest import Control, end_agents
+from sqlalchemy import delete, select
+from tests.e2e.simulated import Simulator
+from tests.fixtures.rows import EPOCH
+from tests.integration.orchestrator_kinds.conftest import Control
 
-from dstack.server.db.engine import Database
+from dstack.server.db.engine import Database, wake
+from dstack.server.db.queries import sharing
+from dstack.server.db.tables import ExportedFleetRow, ExportRow, FleetRow, ImportRow, ProjectRow
 
-TOOL = """#!/bin/sh
-echo "GPU-a, NVIDIA GeForce RTX 4090, 24564, 550.54"
-echo "GPU-b, NVIDIA GeForce RTX 4090, 24564, 550.54"
-"""
-SHOW = "echo gpu=$CUDA_VISIBLE_DEVICES of $DSTACK_GPUS_PER_NODE"
+SHORT = {"DSTACK_SIM_DURATION": "0.05"}
+LONG = {"DSTACK_SIM_DURATION": "60"}
 
 
 @pytest.fixture
-async def gpus(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Control]:
-    """A machine whose `nvidia-smi` tells of two GPUs, as the real one writes it."""
-    tool = tmp_path / "bin" / "nvidia-smi"
-    tool.parent.mkdir()
-    tool.write_text(TOOL)
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
-    control = Control(database, tmp_path, {"type": "local"})
-    await control.start()
-    yield control
-    await control.stop()
-    end_agents(tmp_path)
+async def control(database: Database, tmp_path: Path) -> AsyncIterator[Control]:
+    starting = Simulator.started(tmp_path / "cloud")
+    simulator = await asyncio.to_thread(starting.__enter__)
+    try:
+        control = Control(database, tmp_path, {"type": "fake", "dir": str(simulator.folder)})
+        await control.start()
+        await control.prepare(nodes="0..1")
+        yield control
+        await control.stop()
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
 
 
-async def test_a_gpu_belongs_to_one_job_at_a_time(gpus: Control) -> None:
-    await gpus.prepare()
-    wait, retry = f"{SHOW}; until [ -e {gpus.folder}/go ]; do sleep 0.05; done", {"on_events": ["no-capacity"]}
-    ids = {}
-    for name in ("one", "two", "three"):
-        ids[name] = await gpus.submit(name, commands=[wait], resources={"gpu": "RTX4090:1"}, retry=retry)
-        if name != "three":
-            await gpus.until_status(ids[name], "running")
-    none = await gpus.submit("none", commands=[SHOW])
-    assert (await gpus.until_status(none, "done", "failed")).status == "done"
-
-    async def waits() -> bool:
-        return "is busy" in ((await gpus.jobs(ids["three"]))[0].capacity_error or "")
-
-    await gpus.until(waits, "the third to be told that there is no GPU for it now")
-    (gpus.folder / "go").touch()
-    for run_id in ids.values():
-        assert (await gpus.until_status(run_id, "done", "failed")).status == "done"
-    said = {}
-    for name, run_id in [*ids.items(), ("none", none)]:
-        [job] = await gpus.jobs(run_id)
-        said[name] = (await gpus.output(name, job.id)).strip()
-    assert {said["one"], said["two"]} == {"gpu=GPU-a of 1", "gpu=GPU-b of 1"}
-    assert said["three"] in (said["one"], said["two"])
-    assert said["none"] == "gpu= of 0"
+async def add_importer(control: Control, *, is_import: bool = True) -> UUID:
+    """A project `team` without a fleet of its own, which imports the one of `main`."""
+    export_id, project_id = uuid.uuid4(), uuid.uuid4()
+    async with control.database.transaction() as session:
+        fleet_id = await session.scalar(select(FleetRow.id))
+        values = {"owner_id": control.user_id, "ssh_private_key": "", "ssh_public_key": "", "status": "active"}
+        project = ProjectRow(id=project_id, name="team", created_at=EPOCH, last_processed_at=EPOCH, **values)
+        session.add(project)
+        session.add(ExportRow(id=export_id, project_id=control.project_id, name="gpus", created_at=EPOCH))
+        await session.flush()
+        session.add(ExportedFleetRow(export_id=export_id, fleet_id=fleet_id))
+        if is_import:
+            session.add(ImportRow(export_id=export_id, project_id=project_id, created_at=EPOCH))
+    return project_id
 
 
-async def test_more_gpus_than_there_are_is_told(gpus: Control) -> None:
-    await gpus.prepare()
-    run_id = await gpus.submit("many", commands=["true"], resources={"gpu": 3})
-    await gpus.until_status(run_id, "failed")
-    [job] = await gpus.jobs(run_id)
-    assert "has 2 GPUs, needed are 3" in (job.termination_reason_message or "")
+async def test_a_run_of_the_other_project_makes_and_uses_an_instance(control: Control) -> None:
+    team = await add_importer(control)
+    run_id = await control.submit("theirs", project_id=team, commands=["true"], env=SHORT)
+    await control.until_status(run_id, "done")
+    assert [one.project_id for one in await control.instances()] == [control.project_id]
+    mine = await control.submit("mine", commands=["true"], env=SHORT)
+    await control.until_status(mine, "done")
+    assert len(await control.instances()) == 1
 
 
-async def test_nodes_on_one_machine_have_addresses_of_their_own(gpus: Control) -> None:
-    await gpus.prepare()
-    command = (
-        "echo $DSTACK_NODE_RANK/$DSTACK_NODES_NUM; echo $DSTACK_NODES_IPS; echo $DSTACK_MASTER_NODE_IP;"
-        " cat $DSTACK_MPI_HOSTFILE; echo $DSTACK_GPUS_NUM; echo $CUDA_VISIBLE_DEVICES"
+async def test_they_wait_for_one_another(control: Control) -> None:
+    """The fleet has room for one: the run that waits is told when the other project's run is over."""
+    team = await add_importer(control)
+    first = await control.submit("mine", commands=["true"], env=LONG)
+    await control.until_status(first, "running")
+    retry = {"on_events": ["no-capacity"], "duration": "1h"}
+    second = await control.submit("theirs", project_id=team, commands=["true"], env=SHORT, retry=retry)
+    third = await control.submit("other", project_id=team, commands=["true"], env=SHORT, fleets=["f"])
+    assert (await control.until_status(third, "failed")).termination_reason == "job_failed"
+    await control.request_stop(first, "aborted_by_user")
+    await control.until_status(second, "done")
+    fourth = await control.submit("named", project_id=team, commands=["true"], env=SHORT, fleets=["main/f"])
+    await control.until_status(fourth, "done")
+
+
+async def test_without_an_import_there_is_no_fleet(control: Control) -> None:
+    team = await add_importer(control, is_import=False)
+    run_id = await control.submit("theirs", project_id=team, commands=["true"], env=SHORT)
+    await control.until_status(run_id, "failed")
+    job = (await control.jobs(run_id))[0]
+    assert (job.termination_reason_message or "").startswith("No fleets")
+
+
+async def test_who_loses_the_fleet_loses_the_jobs_on_it(control: Control) -> None:
+    team = await add_importer(control)
+    run_id = await control.submit("theirs", project_id=team, commands=["true"], env=LONG)
+    mine = await control.submit("mine", commands=["true"], env=SHORT)
+    await control.until_status(run_id, "running")
+    async with control.database.transaction() as session:
+        fleet_id = await session.scalar(select(FleetRow.id))
+        assert fleet_id is not None
+        assert await sharing.revoke(session, [fleet_id]) == []
+        await session.execute(delete(ImportRow))
+        ended = await sharing.revoke(session, [fleet_id])
+        wake(session, *(f"job:{id}" for id in ended))
+    await control.until_status(run_id, "failed")
+    assert (await control.jobs(run_id))[0].termination_reason == "instance_access_revoked"
+    assert (await control.run(mine)).status in (
+        "submitted",
+        "failed",
+        "done",
+        "provisioning",
+        "running",
+        "terminating",
     )
-    run_id = await gpus.submit("nodes", nodes=2, commands=[command], resources={"gpu": 1})
-    assert (await gpus.until_status(run_id, "done", "failed")).status == "done"
-    told = [(await gpus.output("nodes", job.id)).split("\n") for job in await gpus.jobs(run_id)]
-    first, second = told
-    addresses = first[1].split()
-    assert first[0] == "0/2"
-    assert second[0] == "1/2"
-    assert len(set(addresses)) == 2
-    assert all(address.startswith("127.") for address in addresses)
-    hostfile = [f"{address} slots=1" for address in addresses]
-    assert first[1:6] == [" ".join(addresses), addresses[0], *hostfile, "2"]
-    assert second[1:6] == first[1:6]
-    assert {first[6], second[6]} == {"GPU-a", "GPU-b"}
-
-
-TALK = """
-import os, socket, time
-address = (os.environ["DSTACK_MASTER_NODE_IP"], PORT)
-if os.environ["DSTACK_NODE_RANK"] == "0":
-    print(socket.create_server(address).accept()[0].recv(9))
-else:
-    while True:
-        try:
-            socket.create_connection(address).sendall(b"hello")
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-"""
-
-
-async def test_nodes_reach_each_other_by_their_addresses(gpus: Control, free_port: int) -> None:
-    await gpus.prepare()
-    (gpus.folder / "talk.py").write_text(TALK.replace("PORT", str(free_port)))
-    run_id = await gpus.submit("talk", nodes=2, commands=[f"python3 {gpus.folder}/talk.py"])
-    assert (await gpus.until_status(run_id, "done", "failed")).status == "done"
-    master, _ = await gpus.jobs(run_id)
-    assert await gpus.output("talk", master.id) == "b'hello'\n"

@@ -20,7 +20,7 @@ from dstack.core.schemas.fleets import (
 from dstack.server.api import answers
 from dstack.server.api.bodies import JsonBody
 from dstack.server.api.describe import answers as answering
-from dstack.server.api.permissions import Authenticated, Ctx, MemberOf
+from dstack.server.api.permissions import Authenticated, CallerOf, Ctx, MemberOf
 from dstack.server.operations import fleets
 
 router = APIRouter(prefix="/api", tags=["fleets"])
@@ -40,13 +40,15 @@ async def list_project_fleets(
     ctx: Ctx,
     body: Annotated[ListProjectFleetsRequest | None, JsonBody(ListProjectFleetsRequest, optional=True)],
 ) -> Response:
-    return answers.models(await fleets.list_project_fleets(ctx, at))
+    with_imported = body is not None and body.include_imported
+    return answers.models(await fleets.list_project_fleets(ctx, at, with_imported=with_imported))
 
 
 @router.post(f"{PROJECT}/get", openapi_extra=answering(Fleet))
 async def get_fleet(
-    at: MemberOf, ctx: Ctx, body: Annotated[GetFleetRequest, JsonBody(GetFleetRequest)]
+    at: CallerOf, ctx: Ctx, body: Annotated[GetFleetRequest, JsonBody(GetFleetRequest)]
 ) -> Response:
+    """Also for who may use the fleet by an import of another project."""
     return answers.model(await fleets.get_fleet(ctx, at, name=body.name, id=body.id))
 
 

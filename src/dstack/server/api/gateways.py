@@ -21,7 +21,7 @@ from dstack.core.schemas.gateways import (
 from dstack.server.api import answers
 from dstack.server.api.bodies import JsonBody
 from dstack.server.api.describe import answers as answering
-from dstack.server.api.permissions import AdminOf, MemberOf, VisitorOf
+from dstack.server.api.permissions import AdminOf, CallerOf, Ctx, VisitorOf
 from dstack.server.operations import gateways
 
 router = APIRouter(prefix="/api/project/{project_name}/gateways", tags=["gateways"])
@@ -29,54 +29,62 @@ router = APIRouter(prefix="/api/project/{project_name}/gateways", tags=["gateway
 
 @router.post("/list", openapi_extra=answering(list[Gateway]))
 async def list_gateways(
-    _: VisitorOf, body: Annotated[ListGatewaysRequest | None, JsonBody(ListGatewaysRequest, optional=True)]
+    at: VisitorOf,
+    ctx: Ctx,
+    body: Annotated[ListGatewaysRequest | None, JsonBody(ListGatewaysRequest, optional=True)],
 ) -> Response:
-    return answers.models([])
+    with_imported = body is not None and body.include_imported
+    return answers.models(await gateways.list_gateways(ctx, at, with_imported=with_imported))
 
 
 @router.post("/get", openapi_extra=answering(Gateway))
-async def get_gateway(at: MemberOf, body: Annotated[GetGatewayRequest, JsonBody(GetGatewayRequest)]) -> Response:
-    return answers.model(gateways.get_gateway(at, body.name))
+async def get_gateway(
+    at: CallerOf, ctx: Ctx, body: Annotated[GetGatewayRequest, JsonBody(GetGatewayRequest)]
+) -> Response:
+    """Also for who may use the gateway by an import of another project."""
+    return answers.model(await gateways.get_gateway(ctx, at, body.name))
 
 
 @router.post("/get_plan", openapi_extra=answering(GatewayPlan))
 async def get_plan(
-    at: AdminOf, body: Annotated[GetGatewayPlanRequest, JsonBody(GetGatewayPlanRequest)]
+    at: AdminOf, ctx: Ctx, body: Annotated[GetGatewayPlanRequest, JsonBody(GetGatewayPlanRequest)]
 ) -> Response:
-    return answers.model(gateways.get_plan(at, body.spec))
+    return answers.model(await gateways.get_plan(ctx, at, body.spec))
 
 
 @router.post("/apply", openapi_extra=answering(Gateway))
 async def apply_plan(
-    at: AdminOf, body: Annotated[ApplyGatewayPlanRequest, JsonBody(ApplyGatewayPlanRequest)]
+    at: AdminOf, ctx: Ctx, body: Annotated[ApplyGatewayPlanRequest, JsonBody(ApplyGatewayPlanRequest)]
 ) -> Response:
-    return answers.model(gateways.create_gateway(at, body.plan.spec.configuration))
+    return answers.model(await gateways.apply(ctx, at, body))
 
 
 @router.post("/create", openapi_extra=answering(Gateway))
 async def create_gateway(
-    at: AdminOf, body: Annotated[CreateGatewayRequest, JsonBody(CreateGatewayRequest)]
+    at: AdminOf, ctx: Ctx, body: Annotated[CreateGatewayRequest, JsonBody(CreateGatewayRequest)]
 ) -> Response:
-    return answers.model(gateways.create_gateway(at, body.configuration))
+    return answers.model(await gateways.create_gateway(ctx, at, body.configuration))
 
 
 @router.post("/delete", openapi_extra=answering())
 async def delete_gateways(
-    _: AdminOf, body: Annotated[DeleteGatewaysRequest, JsonBody(DeleteGatewaysRequest)]
+    at: AdminOf, ctx: Ctx, body: Annotated[DeleteGatewaysRequest, JsonBody(DeleteGatewaysRequest)]
 ) -> Response:
     """Names that nothing has are no error, as in the reference."""
+    await gateways.delete_gateways(ctx, at, body.names)
     return answers.nothing()
 
 
 @router.post("/set_default", openapi_extra=answering())
 async def set_default(
-    at: AdminOf, body: Annotated[SetDefaultGatewayRequest, JsonBody(SetDefaultGatewayRequest)]
+    at: AdminOf, ctx: Ctx, body: Annotated[SetDefaultGatewayRequest, JsonBody(SetDefaultGatewayRequest)]
 ) -> Response:
-    return answers.model(gateways.get_gateway(at, body.name))
+    await gateways.set_default(ctx, at, body.name, body.gateway_project)
+    return answers.nothing()
 
 
 @router.post("/set_wildcard_domain", openapi_extra=answering(Gateway))
 async def set_wildcard_domain(
-    at: AdminOf, body: Annotated[SetWildcardDomainRequest, JsonBody(SetWildcardDomainRequest)]
+    at: AdminOf, ctx: Ctx, body: Annotated[SetWildcardDomainRequest, JsonBody(SetWildcardDomainRequest)]
 ) -> Response:
-    return answers.model(gateways.get_gateway(at, body.name))
+    return answers.model(await gateways.set_wildcard_domain(ctx, at, body.name, body.wildcard_domain))

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dstack import COMPATIBILITY_LEVEL
@@ -81,3 +82,9 @@ class VersionCheck:
             return
         scope.setdefault("state", {})["client_version"] = version
         await self._app(scope, receive, send)
+
+
+def client_is_older(request: Request, level: tuple[int, int, int]) -> bool:
+    """Whether the client says that it is older; one without a version is the newest."""
+    version: Version | None = getattr(request.state, "client_version", None)
+    return version is not None and version < level

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.core.canonical import dump_json
 from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.diff import can_update_fleet, changed_fleet_fields
-from dstack.core.errors import InvalidRequest, ResourceNotExists
+from dstack.core.errors import Forbidden, InvalidRequest, ResourceNotExists
 from dstack.core.events import EventTargetType
 from dstack.core.fleets import Fleet, FleetPlan, FleetSpec, FleetStatus
 from dstack.core.instances import InstanceStatus, InstanceTerminationReason
@@ -25,10 +25,11 @@ from dstack.server.access import Caller
 from dstack.server.db.engine import wake
 from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import fleets as queries
+from dstack.server.db.queries import sharing as sharing_queries
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, RunRow
 from dstack.server.operations import fleet_answers, offers
 from dstack.server.operations.context import Context, InProject
-from dstack.server.operations.visibility import named_project_ids
+from dstack.server.operations.visibility import importing_projects, named_project_ids
 from dstack.server.planning.combining import of_fleet
 from dstack.server.planning.new_instance import instance_values
 
@@ -46,6 +47,7 @@ async def list_fleets(ctx: Context, caller: Caller, page: ListFleetsRequest) -> 
             session,
             projects,
             only_active=page.only_active,
+            imported_by=importing_projects(caller, page.project_name) if page.include_imported else None,
             before=None if page.prev_created_at is None else (page.prev_created_at, page.prev_id),
             ascending=page.ascending,
             limit=page.limit,
@@ -53,15 +55,15 @@ async def list_fleets(ctx: Context, caller: Caller, page: ListFleetsRequest) -> 
         return await fleet_answers.load(session, rows)
 
 
-async def list_project_fleets(ctx: Context, at: InProject) -> list[Fleet]:
-    """Oldest first."""
+async def list_project_fleets(ctx: Context, at: InProject, *, with_imported: bool = False) -> list[Fleet]:
+    """Oldest first; those of other projects last."""
     async with ctx.database.session() as session:
-        rows = await queries.list_of_projects(session, [at.project.id])
+        rows = await queries.list_of_project(session, at.project.id, with_imported=with_imported)
         return await fleet_answers.load(session, rows)
 
 
 async def get_fleet(ctx: Context, at: InProject, *, name: str | None, id: UUID | None) -> Fleet:
-    """Raises ResourceNotExists."""
+    """Raises ResourceNotExists; Forbidden for one that the caller sees neither as a member nor by an import."""
     if name is None and id is None:
         raise InvalidRequest("Say which fleet: give its name or its id")
     async with ctx.database.session() as session:
@@ -69,9 +71,19 @@ async def get_fleet(ctx: Context, at: InProject, *, name: str | None, id: UUID |
             row = await queries.find_by_id(session, at.project.id, id)
         else:
             row = await queries.find_by_name(session, at.project.id, name or "")
+        if at.role is None and (row is None or not await _is_imported_by(session, at.caller, row["id"])):
+            raise Forbidden(f"Access denied: you are not a member of project {at.project.name!r}")
         if row is None:
             raise ResourceNotExists(f"Fleet {str(id) if id is not None else name!r} does not exist")
         return (await fleet_answers.load(session, [row]))[0]
+
+
+async def _is_imported_by(session: AsyncSession, caller: Caller, fleet_id: UUID) -> bool:
+    imported = sharing_queries.imported_by(importing_projects(caller, None))
+    return (
+        await session.scalar(select(FleetRow.id).where(FleetRow.id == fleet_id, FleetRow.id.in_(imported)))
+        is not None
+    )
 
 
 async def get_plan(ctx: Context, at: InProject, spec: FleetSpec) -> FleetPlan:

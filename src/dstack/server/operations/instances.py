@@ -12,7 +12,7 @@ from dstack.server.db.queries import fleets as fleet_queries
 from dstack.server.db.queries import instances as queries
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.fleet_answers import to_instance
-from dstack.server.operations.visibility import named_project_ids
+from dstack.server.operations.visibility import importing_projects, named_project_ids
 
 
 async def list_instances(ctx: Context, caller: Caller, page: ListInstancesRequest) -> list[Instance]:
@@ -22,6 +22,7 @@ async def list_instances(ctx: Context, caller: Caller, page: ListInstancesReques
             project_ids=await named_project_ids(session, caller, page.project_names),
             fleet_ids=page.fleet_ids,
             only_active=page.only_active,
+            imported_by=importing_projects(caller, page.project_names) if page.include_imported else None,
             before=None if page.prev_created_at is None else (page.prev_created_at, page.prev_id),
             ascending=page.ascending,
             limit=page.limit,

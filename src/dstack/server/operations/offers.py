@@ -53,13 +53,15 @@ class Fleet:
     name: str
     project_name: str
     spec: FleetSpec
+    project_id: UUID
+    is_imported: bool = False
     instances: Sequence[RowMapping] = field(default_factory=list)
     busy_gpus: Mapping[UUID, int] = field(default_factory=dict)
     """Of the server's own machine, by instance."""
 
     @property
     def called(self) -> FleetName:
-        return FleetName(self.name, self.project_name)
+        return FleetName(self.name, self.project_name, self.is_imported)
 
     @property
     def is_cluster(self) -> bool:
@@ -84,6 +86,13 @@ class Market:
 
     fleets: Sequence[Fleet]
     offers: Sequence[BackendOffer]
+    """Of the project's own backends."""
+    foreign: Mapping[UUID, Sequence[BackendOffer]] = field(default_factory=dict)
+    """Of the backends of projects whose fleets are imported."""
+
+    def offers_for(self, fleet: Fleet) -> Sequence[BackendOffer]:
+        """Of the backends that the fleet is made of."""
+        return self.foreign[fleet.project_id] if fleet.is_imported else self.offers
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,9 @@ async def load_market(database: Database, backends: ConfiguredBackends, project_
     fleets, offers = await asyncio.gather(
         _load_fleets(database, project_id), list_offers(await backends.list_of_project(project_id))
     )
-    return Market(fleets, offers)
+    owners = {fleet.project_id for fleet in fleets if fleet.is_imported}
+    foreign = {id: await list_offers(await backends.list_of_project(id)) for id in sorted(owners)}
+    return Market(fleets, offers, foreign)
 
 
 async def list_offers(backends: Iterable[Backend]) -> list[BackendOffer]:
@@ -147,7 +158,7 @@ async def _list_offers(backend: Backend) -> list[BackendOffer]:
 
 async def _load_fleets(database: Database, project_id: UUID) -> list[Fleet]:
     async with database.session() as session:
-        rows = await queries.list_of_projects(session, [project_id], only_active=True)
+        rows = await queries.list_of_project(session, project_id, only_active=True, with_imported=True)
         rows = [row for row in rows if row["status"] == FleetStatus.ACTIVE.value]
         instances: dict[UUID, list[RowMapping]] = {row["id"]: [] for row in rows}
         living = [
@@ -164,6 +175,8 @@ async def _load_fleets(database: Database, project_id: UUID) -> list[Fleet]:
             row["name"],
             row["project_name"],
             FleetSpec.model_validate_json(row["spec"], extra="ignore"),
+            row["project_id"],
+            row["project_id"] != project_id,
             instances[row["id"]],
             busy_gpus,
         )
@@ -197,7 +210,7 @@ def _creatable_in(fleet: Fleet, market: Market, wish: Wish) -> list[BackendOffer
     if isinstance(combined, NotUsable) or not _may_create(fleet, wish):
         return []
     return creatable(
-        _possible(fleet.new_to(market.offers), combined.requirements),
+        _possible(fleet.new_to(market.offers_for(fleet)), combined.requirements),
         combined.requirements,
         combined.limits,
         blocks=fleet.spec.configuration.blocks,

@@ -24,9 +24,10 @@ from dstack.core.schemas.projects import (
 from dstack.server import clock, events
 from dstack.server.access import Caller, DefaultPermissions
 from dstack.server.db.engine import wake
+from dstack.server.db.queries import paging
 from dstack.server.db.tables import BackendRow, FleetRow, MemberRow, ProjectRow, RunRow, UserRow
 from dstack.server.encryption import Encryption
-from dstack.server.operations import paging, ssh_keys, users
+from dstack.server.operations import ssh_keys, users
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import project_ids_of
 
@@ -48,8 +49,7 @@ async def list_projects(ctx: Context, caller: Caller, page: ListProjectsRequest)
         select(ProjectRow).where(*wanted),
         ProjectRow.created_at,
         ProjectRow.id,
-        after_time=page.prev_created_at,
-        after_id=page.prev_id,
+        after=paging.position(page.prev_created_at, page.prev_id),
         limit=page.limit,
         ascending=page.ascending,
     )

@@ -15,9 +15,10 @@ from dstack.core.users import GlobalRole, User, UserPermissions, UsersInfoList, 
 from dstack.server import clock, events
 from dstack.server.access import Caller, DefaultPermissions, hash_token
 from dstack.server.db.engine import wake
+from dstack.server.db.queries import paging
 from dstack.server.db.tables import ProjectRow, UserPublicKeyRow, UserRow, UserTokenRow
 from dstack.server.encryption import Encryption
-from dstack.server.operations import paging, ssh_keys
+from dstack.server.operations import ssh_keys
 from dstack.server.operations.context import Context
 
 USERNAME = re.compile(r"[a-zA-Z0-9-_]{1,60}")
@@ -32,8 +33,7 @@ async def list_users(ctx: Context, caller: Caller, page: ListUsersRequest) -> Us
         select(UserRow).where(*wanted),
         UserRow.created_at,
         UserRow.id,
-        after_time=page.prev_created_at,
-        after_id=page.prev_id,
+        after=paging.position(page.prev_created_at, page.prev_id),
         limit=page.limit,
         ascending=page.ascending,
     )

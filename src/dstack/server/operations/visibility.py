@@ -26,6 +26,15 @@ async def named_project_ids(session: AsyncSession, caller: Caller, names: list[s
     return list(await session.scalars(query))
 
 
+def importing_projects(caller: Caller, names: list[str] | str | None) -> Select[Any]:
+    """Those of the caller, as far as named, whose imports a list may show too."""
+    query = select(ProjectRow.id).where(ProjectRow.deleted.is_(False))
+    if names is not None:
+        query = query.where(ProjectRow.name.in_([names] if isinstance(names, str) else names))
+    mine = project_ids_of(caller)
+    return query if mine is None else query.where(ProjectRow.id.in_(mine))
+
+
 def project_ids_of(caller: Caller) -> Select[Any] | None:
     """Those whose contents the caller may see: admins all, others theirs, within the token's limit. None: all."""
     if caller.is_admin:

@@ -20,9 +20,10 @@ from dstack.server import clock, events
 from dstack.server.access import Caller
 from dstack.server.db.engine import wake
 from dstack.server.db.locks import one_at_a_time
+from dstack.server.db.queries import paging
 from dstack.server.db.queries import volumes as queries
 from dstack.server.db.tables import VolumeRow
-from dstack.server.operations import paging, volume_answers
+from dstack.server.operations import volume_answers
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import named_project_ids
 
@@ -41,8 +42,7 @@ async def list_volumes(ctx: Context, caller: Caller, page: ListVolumesRequest) -
             query,
             VolumeRow.created_at,
             VolumeRow.id,
-            after_time=page.prev_created_at,
-            after_id=page.prev_id,
+            after=paging.position(page.prev_created_at, page.prev_id),
             limit=page.limit,
             ascending=page.ascending,
         )

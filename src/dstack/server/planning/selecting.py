@@ -19,6 +19,8 @@ class FleetName:
 
     name: str
     project: str
+    is_imported: bool = False
+    """Of another project, which shares it: it is named together with that project."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def is_selected(instance: InstanceNames, selectors: Sequence[InstanceSelector] |
 
 
 def _refers(reference: EntityReference, fleet: FleetName) -> bool:
-    return reference.name == fleet.name and reference.project in (None, fleet.project)
+    is_of_project = not fleet.is_imported if reference.project is None else reference.project == fleet.project
+    return reference.name == fleet.name and is_of_project
 
 
 def _selects(selector: InstanceSelector, instance: InstanceNames) -> bool:

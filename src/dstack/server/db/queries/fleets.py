@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
 
+from dstack.server.db.queries import sharing
+from dstack.server.db.queries.paging import page
 from dstack.server.db.tables import FleetRow, InstanceRow, ProjectRow
 
 
@@ -23,16 +25,18 @@ def _fleets() -> Select[Unpack[tuple[Any, ...]]]:
     )
 
 
-async def list_of_projects(
-    session: AsyncSession, project_ids: Sequence[UUID] | None, *, only_active: bool = False
+async def list_of_project(
+    session: AsyncSession, project_id: UUID, *, only_active: bool = False, with_imported: bool = False
 ) -> Sequence[RowMapping]:
-    """Columns of `fleets` plus `project_name`, oldest first. None: of all projects."""
+    """Columns of `fleets` plus `project_name`, oldest first, its own ones before those that it imports."""
     query = _fleets().where(FleetRow.deleted.is_(False))
-    if project_ids is not None:
-        query = query.where(FleetRow.project_id.in_(project_ids))
+    may_use = FleetRow.project_id == project_id
+    if with_imported:
+        may_use = or_(may_use, FleetRow.id.in_(sharing.imported_fleet_ids(project_id)))
+    query = query.where(may_use)
     if only_active:
         query = query.where(FleetRow.status != "terminated")
-    query = query.order_by(FleetRow.created_at, FleetRow.id)
+    query = query.order_by(FleetRow.project_id != project_id, FleetRow.created_at, FleetRow.id)
     return (await session.execute(query)).mappings().all()
 
 
@@ -41,27 +45,24 @@ async def list_page(
     project_ids: Sequence[UUID] | None,
     *,
     only_active: bool = False,
+    imported_by: Select[UUID] | None = None,
     before: tuple[datetime, UUID | None] | None = None,
     ascending: bool = False,
     limit: int = 100,
 ) -> Sequence[RowMapping]:
     """Columns of `fleets` plus `project_name`, newest first unless `ascending`; deleted ones too unless
-    `only_active`. `before`: (created_at, id) of the last one of the page before."""
+    `only_active`. `before`: (created_at, id) of the last one of the page before. `imported_by`: projects whose
+    imports are listed too."""
     query = _fleets()
     if project_ids is not None:
-        query = query.where(FleetRow.project_id.in_(project_ids))
+        may_see: ColumnElement[bool] = FleetRow.project_id.in_(project_ids)
+        if imported_by is not None:
+            may_see = or_(may_see, FleetRow.id.in_(sharing.imported_by(imported_by)))
+        query = query.where(may_see)
     if only_active:
         query = query.where(FleetRow.deleted.is_(False))
-    at, id_ = FleetRow.created_at, FleetRow.id
-    if before is not None:
-        last_at, last_id = before
-        further = at > last_at if ascending else at < last_at
-        if last_id is not None:
-            beyond = id_ > last_id if ascending else id_ < last_id
-            further = or_(further, and_(at == last_at, beyond))
-        query = query.where(further)
-    order = (at.asc(), id_.asc()) if ascending else (at.desc(), id_.desc())
-    return (await session.execute(query.order_by(*order).limit(limit))).mappings().all()
+    query = page(query, FleetRow.created_at, FleetRow.id, after=before, limit=limit, ascending=ascending)
+    return (await session.execute(query)).mappings().all()
 
 
 async def find_by_name(session: AsyncSession, project_id: UUID, name: str) -> RowMapping | None:

@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
 
+from dstack.server.db.queries import sharing
 from dstack.server.db.queries.metrics import LIVE_JOBS
+from dstack.server.db.queries.paging import page
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow
 
 
@@ -24,6 +26,8 @@ class InstanceFilter:
     project_ids: Sequence[UUID] | None = None
     fleet_ids: Sequence[UUID] | None = None
     only_active: bool = False
+    imported_by: Select[UUID] | None = None
+    """Projects, the instances of whose imported fleets are listed too."""
     before: tuple[datetime, UUID | None] | None = None
     """The last one of the page before, by (created_at, id)."""
     ascending: bool = False
@@ -47,21 +51,23 @@ async def list_page(session: AsyncSession, wanted: InstanceFilter) -> Sequence[R
     """One query: the columns of `instances` plus `project_name`, `fleet_name`."""
     query = _instances()
     if wanted.project_ids is not None:
-        query = query.where(InstanceRow.project_id.in_(wanted.project_ids))
+        may_see: ColumnElement[bool] = InstanceRow.project_id.in_(wanted.project_ids)
+        if wanted.imported_by is not None:
+            may_see = or_(may_see, InstanceRow.fleet_id.in_(sharing.imported_by(wanted.imported_by)))
+        query = query.where(may_see)
     if wanted.fleet_ids is not None:
         query = query.where(InstanceRow.fleet_id.in_(wanted.fleet_ids))
     if wanted.only_active:
         query = query.where(InstanceRow.deleted.is_(False), InstanceRow.status != "terminated")
-    at, id_ = InstanceRow.created_at, InstanceRow.id
-    if wanted.before is not None:
-        last_at, last_id = wanted.before
-        further = at > last_at if wanted.ascending else at < last_at
-        if last_id is not None:
-            beyond = id_ > last_id if wanted.ascending else id_ < last_id
-            further = or_(further, and_(at == last_at, beyond))
-        query = query.where(further)
-    order = (at.asc(), id_.asc()) if wanted.ascending else (at.desc(), id_.desc())
-    return (await session.execute(query.order_by(*order).limit(wanted.limit))).mappings().all()
+    query = page(
+        query,
+        InstanceRow.created_at,
+        InstanceRow.id,
+        after=wanted.before,
+        limit=wanted.limit,
+        ascending=wanted.ascending,
+    )
+    return (await session.execute(query)).mappings().all()
 
 
 async def find_by_id(session: AsyncSession, project_id: UUID, id: UUID) -> RowMapping | None:

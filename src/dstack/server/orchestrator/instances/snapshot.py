@@ -19,6 +19,7 @@ from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
 from dstack.server.orchestrator.instances import effects, rules
 from dstack.server.orchestrator.instances.rules import InstanceSnapshot
+from dstack.server.orchestrator.sharing import wake_sharers
 
 FINISHED_JOBS = tuple(status.value for status in JobStatus if status.is_finished())
 
@@ -63,6 +64,8 @@ class InstanceKind:
             values = {"started_at": now, "provisioning_deadline": None}
         if values:
             await session.execute(update(InstanceRow).where(InstanceRow.id == snapshot.id).values(**values))
+        if status is InstanceStatus.IDLE:
+            await wake_sharers(session, snapshot.id)
         reason = decision.reason.value if decision.reason is not None else None
         text = told.change(
             "Instance", snapshot.status.value, status.value, reason=reason, message=decision.message

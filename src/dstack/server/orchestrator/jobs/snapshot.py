@@ -35,6 +35,7 @@ from dstack.server.orchestrator.jobs.rules import (
     StartDraining,
     TellOthers,
 )
+from dstack.server.orchestrator.sharing import wake_sharers
 from dstack.server.planning.placed import Held, placed_values
 from dstack.server.planning.replicas import is_ready, takes_requests
 
@@ -291,6 +292,7 @@ async def _give_back(session: AsyncSession, job: JobSnapshot, now: datetime) -> 
         .where(InstanceRow.id == job.instance.id)
         .values(busy_blocks=InstanceRow.busy_blocks - held, last_job_processed_at=now)
     )
+    await wake_sharers(session, job.instance.id)
 
 
 async def _volume_names(session: AsyncSession, job: JobSnapshot) -> list[str]:

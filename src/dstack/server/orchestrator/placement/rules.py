@@ -122,11 +122,14 @@ class GrowingFleet:
     backends: tuple[str, ...] | None = None
     own_backends: tuple[str, ...] | None = None
     """Those of `backends` by their own types."""
+    project_id: UUID | None = None
+    is_imported: bool = False
+    """Of another project, which shares it."""
     spec: FleetSpec | None = None
 
     @property
     def called(self) -> FleetName:
-        return FleetName(self.name, self.project_name)
+        return FleetName(self.name, self.project_name, self.is_imported)
 
 
 @dataclass(frozen=True)

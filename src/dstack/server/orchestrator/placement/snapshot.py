@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from sqlalchemy import CursorResult, insert, select, update
+from sqlalchemy import CursorResult, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.configurations.mounts import MountPoint
@@ -21,6 +22,7 @@ from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import instances as instance_queries
+from dstack.server.db.queries import sharing
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot
 from dstack.server.orchestrator.placement import mounting, rules
@@ -61,11 +63,10 @@ class PlacementKind:
         if not jobs:
             exists = await session.scalar(select(ProjectRow.id).where(ProjectRow.id == id))
             return None if exists is None else PlacementSnapshot(id, (), (), ())
-        active = (FleetRow.project_id == id, FleetRow.status == FleetStatus.ACTIVE.value)
-        query = select(FleetRow, ProjectRow.name).join(ProjectRow, ProjectRow.id == FleetRow.project_id)
-        fleets = list(await session.execute(query.where(*active, FleetRow.deleted_at.is_(None))))
-        types = list(await session.scalars(select(BackendRow.type).where(BackendRow.project_id == id)))
-        living = (InstanceRow.project_id == id, InstanceRow.status.not_in(_GONE))
+        fleets = await _usable_fleets(session, id)
+        types = await _backend_types(session, {fleet.project_id for fleet, _ in fleets})
+        ids = [fleet.id for fleet, _ in fleets]
+        living = (InstanceRow.fleet_id.in_(ids), InstanceRow.status.not_in(_GONE))
         rows = list(await session.scalars(select(InstanceRow).where(*living)))
         usable = [row for row in rows if row.terminate_requested is None and _is_reachable(row)]
         gpus = await instance_queries.count_busy_gpus(session, [row.id for row in usable if row.backend == LOCAL])
@@ -73,7 +74,14 @@ class PlacementKind:
             project_id=id,
             jobs=jobs,
             instances=tuple(_instance(row, gpus.get(row.id, 0)) for row in usable),
-            fleets=tuple(_fleet(fleet, name, types, rows) for fleet, name in fleets),
+            fleets=tuple(
+                replace(
+                    _fleet(fleet, name, types.get(fleet.project_id, ()), rows),
+                    project_id=fleet.project_id,
+                    is_imported=fleet.project_id != id,
+                )
+                for fleet, name in fleets
+            ),
             volumes=await mounting.load(session, id) if any(job.mounts for job in jobs) else {},
         )
 
@@ -110,6 +118,30 @@ class PlacementKind:
 def _is_reachable(row: InstanceRow) -> bool:
     """The local agent ends when it has nothing to do, and is started again for the next job."""
     return row.unreachable_since is None or row.backend == LOCAL
+
+
+async def _usable_fleets(session: AsyncSession, project_id: UUID) -> list[tuple[FleetRow, str]]:
+    """The project's own before those that it imports, with the names of their projects."""
+    imported = FleetRow.id.in_(sharing.imported_fleet_ids(project_id))
+    query = (
+        select(FleetRow, ProjectRow.name)
+        .join(ProjectRow, ProjectRow.id == FleetRow.project_id)
+        .where(
+            or_(FleetRow.project_id == project_id, imported),
+            FleetRow.status == FleetStatus.ACTIVE.value,
+            FleetRow.deleted_at.is_(None),
+        )
+        .order_by(FleetRow.project_id != project_id, FleetRow.created_at, FleetRow.id)
+    )
+    return [(fleet, name) for fleet, name in await session.execute(query)]
+
+
+async def _backend_types(session: AsyncSession, project_ids: set[UUID]) -> dict[UUID, list[str]]:
+    types: dict[UUID, list[str]] = {}
+    query = select(BackendRow.project_id, BackendRow.type).where(BackendRow.project_id.in_(project_ids))
+    for project_id, type_name in await session.execute(query):
+        types.setdefault(project_id, []).append(type_name)
+    return types
 
 
 async def _waiting_jobs(session: AsyncSession, project_id: UUID) -> tuple[WaitingJob, ...]:
@@ -300,18 +332,21 @@ async def _create_for(
     """A pending instance with this job on it; what it is shows once an offer is chosen."""
     job, fleet, terms = create.job, create.fleet, create.terms
     spec = await session.scalar(
-        select(FleetRow.spec).where(FleetRow.id == fleet.id, FleetRow.deleted_at.is_(None))
+        select(FleetRow.spec).where(FleetRow.id == fleet.id, FleetRow.deleted_at.is_(None)).with_for_update()
     )
     if spec is None:
         raise StaleSnapshot
+    nodes = json.loads(spec)["configuration"].get("nodes") or {}
     living = (InstanceRow.fleet_id == fleet.id, InstanceRow.status != InstanceStatus.TERMINATED.value)
     taken = set(await session.scalars(select(InstanceRow.instance_num).where(*living)))
+    if nodes.get("max") is not None and len(taken) >= nodes["max"]:
+        raise StaleSnapshot  # other projects that share the fleet make instances too
     num = next(num for num in range(len(taken) + 1) if num not in taken)
     values = instance_values(
         terms,
         fleet_id=fleet.id,
         fleet_name=fleet.name,
-        project_id=snapshot.project_id,
+        project_id=fleet.project_id or snapshot.project_id,
         num=num,
         now=now,
         place=create.place,
