@@ -13,7 +13,7 @@ import sys
 import time
 from typing import List, Optional
 
-from dstack.agent import host, http, logs
+from dstack.agent import host, http, logs, within
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.container import ContainerExecutor
 from dstack.agent.executors.process import ProcessExecutor
@@ -55,6 +55,9 @@ def parse_arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the agent until SIGTERM or idleness; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] and arguments[0] in within.COMMANDS:
+        return within.main(arguments)
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     folder = os.path.abspath(options.dir)

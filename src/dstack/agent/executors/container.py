@@ -10,9 +10,9 @@ import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from dstack.agent import processes, reach, usage
+from dstack.agent import processes, reach, usage, within
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
-from dstack.agent.executors import container_exec
+from dstack.agent.executors import container_exec, helper
 from dstack.agent.executors.container_delivery import DeliveryError, deliver
 from dstack.agent.executors.container_log import ContainerLog, microseconds
 from dstack.agent.executors.container_spec import (
@@ -40,7 +40,7 @@ from dstack.agent.protocol import (
     TaskMetrics,
     TaskSpec,
 )
-from dstack.agent.sessions import SessionRefused
+from dstack.agent.sessions import Program, SessionRefused
 from dstack.agent.tasks import Task, Tasks
 
 RETRY_SECONDS = 1.0
@@ -61,6 +61,7 @@ class ContainerExecutor:
         self._flows: Dict[str, asyncio.Task[None]] = {}
         self._stops: Dict[str, asyncio.Event] = {}
         self._known: Dict[str, Dict[str, Any]] = {}
+        self._helpers: Dict[str, List[helper.HelperProgram]] = {}
 
     def ensure(self, task: Task) -> None:
         if task.id not in self._flows:
@@ -73,6 +74,9 @@ class ContainerExecutor:
 
     def _flow_ended(self, task: Task, flow: asyncio.Task[None]) -> None:
         self._flows.pop(task.id, None)
+        if not task.is_live:
+            for serving in self._helpers.pop(task.id, []):
+                serving.end()
         if not flow.cancelled() and flow.exception():  # the next `check` begins anew
             _log.error("looking after task %s failed", task.id, exc_info=flow.exception())
 
@@ -99,19 +103,30 @@ class ContainerExecutor:
             return usage.as_metrics(usage.parse_docker_stats(stats), gpus)
         raise usage.NotRunning("the container of the task is gone")
 
-    async def exec(self, task: Task, request: ExecRequest) -> container_exec.ContainerProgram:
+    async def exec(self, task: Task, request: ExecRequest) -> Program:
         found = await self._running_container(task)
+        if request.sftp and _may_enter(found):
+            serving = await helper.start(within.command("sftp", *_inside(found, request.user)))
+            others = [other for other in self._helpers.get(task.id, []) if other.is_running]
+            self._helpers[task.id] = [*others, serving]
+            return serving
         return await container_exec.start(self._docker, found["Id"], request, self._agent_id)
 
     async def connect(self, task: Task, request: ConnectRequest) -> socket.socket:
         assert task.spec
-        port, found = reach.checked_port(request.port), await self._running_container(task)
+        found = await self._running_container(task)
+        if request.socket:
+            if not _may_enter(found):
+                raise SessionRefused(
+                    400, "sockets of a container can be reached by an agent that runs as root only"
+                )
+            return await helper.dial(_inside(found, None), request.socket)
+        port = reach.checked_port(request.port)
         if task.spec.network_mode == "host":
             return await reach.connect_port(port)
-        pid = int(found["State"]["Pid"])
-        if os.geteuid() == 0 and processes.is_in_container(pid, found["Id"]):
+        if _may_enter(found):
             try:
-                return await reach.connect_port(port, reach.sockets_of(pid))
+                return await reach.connect_port(port, reach.sockets_of(int(found["State"]["Pid"])))
             except FileNotFoundError as error:
                 raise SessionRefused(409, "the container of the task has ended") from error
         return await reach.connect_port(port, addresses=container_addresses(found["NetworkSettings"]))
@@ -366,6 +381,18 @@ def _ending(task: Task, state: Dict[str, Any]) -> Tuple[str, str, int]:
     if state.get("OOMKilled"):
         return EXITED_WITH_ERROR, "killed because it used more memory than it may", status
     return (EXITED_WITH_ERROR if status else DONE), str(state.get("Error", "")), status
+
+
+def _may_enter(found: Dict[str, Any]) -> bool:
+    """Whether its files and network can be entered: the agent is root, and sees processes as Docker does."""
+    return os.geteuid() == 0 and processes.is_in_container(int(found["State"]["Pid"]), found["Id"])
+
+
+def _inside(found: Dict[str, Any], user: Optional[str]) -> List[str]:
+    """The options of `within` for a container."""
+    config = found["Config"]
+    who = user or config["User"] or "0"
+    return ["--pid", str(found["State"]["Pid"]), "--user", who, "--dir", config["WorkingDir"] or "/"]
 
 
 def container_addresses(network: Dict[str, Any]) -> List[Tuple[int, str]]:

@@ -28,6 +28,14 @@ if "$SHELL" -l -c : >/dev/null 2>&1; then exec "$SHELL" -l; fi
 exec "$SHELL"
 """
 
+# Where the agent itself may not enter the container.
+SFTP_SCRIPT = """for folder in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec /usr/lib/misc; do
+  if [ -x $folder/sftp-server ]; then exec $folder/sftp-server; fi
+done
+echo "files cannot be served: the agent does not run as root, and the image has no sftp-server of its own" >&2
+exit 1
+"""
+
 
 def mark(agent_id: str) -> str:
     """The shell's `$0`, by which an agent finds the programs that it started before it was killed."""
@@ -38,6 +46,7 @@ async def start(docker: Docker, container: str, request: ExecRequest, agent_id: 
     """Raises DockerError."""
     environment, on_terminal = dict(request.env), request.terminal is not None
     text = [] if request.command is None else [request.command]
+    script = SFTP_SCRIPT if request.sftp else SHELL_SCRIPT
     if request.terminal is not None:
         environment = {"TERM": str(request.terminal.get("term") or "xterm"), **environment}
     config = {
@@ -45,13 +54,7 @@ async def start(docker: Docker, container: str, request: ExecRequest, agent_id: 
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": on_terminal,
-        "Cmd": [
-            "sh",
-            "-c",
-            SHELL_SCRIPT,
-            mark(agent_id),
-            *text,
-        ],
+        "Cmd": ["sh", "-c", script, mark(agent_id), *text],
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "User": request.user or "",
     }

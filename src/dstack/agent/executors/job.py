@@ -168,7 +168,7 @@ def spawn(command: Command, files: Tuple[int, int, int], on_terminal: bool, move
 def find_account(user: Optional[str]) -> Account:
     """`name`, `uid`, `name:group` or `uid:gid`; without one, the agent's own. Raises StartError."""
     if not user:
-        return _own_account()
+        return own_account()
     name, _, group = user.partition(":")
     try:
         entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
@@ -181,11 +181,12 @@ def find_account(user: Optional[str]) -> Account:
         account = dataclasses.replace(account, gid=_group_id(group))
     if account.uid != os.geteuid() and os.geteuid() != 0:
         message = "the job asks for user {!r}, but the agent runs as {!r} and may not change that; "
-        raise StartError((message + "leave `user` out or run the agent as root").format(name, _own_account().name))
+        raise StartError((message + "leave `user` out or run the agent as root").format(name, own_account().name))
     return account
 
 
-def _own_account() -> Account:
+def own_account() -> Account:
+    """Who the agent runs as."""
     uid = os.geteuid()
     try:
         entry = pwd.getpwuid(uid)

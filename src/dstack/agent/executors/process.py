@@ -12,8 +12,8 @@ import signal
 import socket
 from typing import Dict, Optional, Tuple
 
-from dstack.agent import logs, processes, reach, usage
-from dstack.agent.executors import equipment, job, ports, supervisor
+from dstack.agent import logs, processes, reach, usage, within
+from dstack.agent.executors import equipment, helper, job, ports, supervisor
 from dstack.agent.executors.process_exec import ProcessProgram, shell_command, start
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
@@ -190,6 +190,12 @@ class ProcessExecutor:
             account = job.find_account(request.user or task.spec.user)
         except job.StartError as error:
             raise SessionRefused(400, str(error)) from error
+        if request.sftp:
+            arguments = within.command("sftp", *helper.as_account(account, facts["working_dir"]))
+            served = job.Command(
+                arguments[0], arguments, {supervisor.TASK_VARIABLE: task.id}, "/", job.own_account()
+            )
+            return await start(task.folder, served, None)
         program, arguments = shell_command(account, request.command)
         environment = {
             **job.base_environment(account),
@@ -207,8 +213,18 @@ class ProcessExecutor:
         return await start(task.folder, command, request.terminal)
 
     async def connect(self, task: Task, request: ConnectRequest) -> socket.socket:
+        if request.socket:
+            return await self._dial(task, request.socket)
         port = reach.checked_port(request.port)
         return await reach.connect_port(_host_ports(task).get(port, port))
+
+    async def _dial(self, task: Task, path: str) -> socket.socket:
+        assert task.spec
+        try:
+            account = job.find_account(task.spec.user)
+        except job.StartError as error:
+            raise SessionRefused(400, str(error)) from error
+        return await helper.dial(helper.as_account(account, task.state.working_dir or "/"), path)
 
     async def close(self) -> None:
         return

@@ -38,7 +38,7 @@ async def start(folder: str, command: job.Command, terminal: Optional[Dict[str, 
     """Has the supervisor of the task in `folder` start a program. Raises SessionRefused."""
     connection = await _connect(os.path.join(folder, execs.SOCKET))
     try:
-        ours, theirs = _terminal(command.account, terminal) if terminal else _pipes(command.account)
+        ours, theirs = _terminal(command.account, terminal) if terminal else make_pipes(command.account)
         try:
             _ask(connection, command, theirs, terminal is not None)
             answer = json.loads(await _receive(connection) or b"{}")
@@ -70,8 +70,8 @@ class ProcessProgram:
 
     def outputs(self) -> List[sessions.Output]:
         until = self._exit if self._on_terminal else None
-        found = [_pieces(OUTPUT, self._main, until)]
-        return found + [_pieces(ERROR_OUTPUT, errors, None) for errors in self._errors]
+        found = [pieces(OUTPUT, self._main, until)]
+        return found + [pieces(ERROR_OUTPUT, errors, None) for errors in self._errors]
 
     async def write(self, data: bytes) -> None:
         await self._main.write(data)
@@ -118,9 +118,10 @@ class ProcessProgram:
             stream.close()
 
 
-async def _pieces(
+async def pieces(
     kind: int, stream: Stream, until: Optional[asyncio.Future[ExecExit]]
 ) -> AsyncIterator[Tuple[int, bytes]]:
+    """An output until its end, or until nothing more is there once `until` is done."""
     while True:
         data = await stream.read(MAX_FRAME_BYTES, until)
         if not data:
@@ -175,12 +176,13 @@ def _terminal(account: job.Account, terminal: Dict[str, Any]) -> Tuple[List[Stre
     return [Stream(master, master)], [slave, slave, slave]
 
 
-def _pipes(account: job.Account) -> Tuple[List[Stream], List[int]]:
+def make_pipes(account: Optional[job.Account]) -> Tuple[List[Stream], List[int]]:
+    """(input and output, error output), and the other ends: those of the program, which `account` may open."""
     input_read, input_write = os.pipe()
     output_read, output_write = os.pipe()
     error_read, error_write = os.pipe()
     theirs = [input_read, output_write, error_write]
-    if os.geteuid() == 0:
+    if account is not None and os.geteuid() == 0:
         for descriptor in theirs:  # so that the program may open /dev/stdout and the like
             os.fchown(descriptor, account.uid, account.gid)
     return [Stream(output_read, input_write), Stream(error_read, error_read)], theirs
