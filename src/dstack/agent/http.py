@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import pwd
 import socket
 import urllib.parse
 from typing import Any, AsyncIterator, Awaitable, Callable, Dict, Optional, Protocol, Set, Tuple, Union
@@ -220,9 +221,12 @@ class HttpServer:
     def connections(self) -> int:
         return len(self._tasks)
 
-    async def start(self, path: str) -> None:
-        """Listens on `path`, which only this user may open; a leftover of a dead server is replaced."""
-        self._server = await asyncio.start_unix_server(self._accept, sock=bind(path), limit=MAX_HEAD_BYTES)
+    async def start(self, path: str, user: str = "") -> None:
+        """Listens on `path`, which only this user (and root) or `user` may open; a leftover of a dead server is
+        replaced."""
+        self._server = await asyncio.start_unix_server(
+            self._accept, sock=bind(path, user=user), limit=MAX_HEAD_BYTES
+        )
 
     async def stop(self) -> None:
         """Stops listening and ends all connections."""
@@ -373,8 +377,8 @@ def short_path(path: str) -> Tuple[str, int]:
     return f"/proc/self/fd/{folder}/{os.path.basename(path)}", folder
 
 
-def bind(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
-    """A Unix socket bound to `path` with mode 0600; a leftover is replaced."""
+def bind(path: str, kind: int = socket.SOCK_STREAM, user: str = "") -> socket.socket:
+    """A Unix socket bound to `path` with mode 0600, given to `user` if one is named; a leftover is replaced."""
     if os.path.exists(path):
         os.unlink(path)
     name, folder = short_path(path)
@@ -383,6 +387,8 @@ def bind(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     mask = os.umask(0o177)
     try:
         bound.bind(name)
+        if user:
+            os.chown(name, pwd.getpwnam(user).pw_uid, -1)
     finally:
         os.umask(mask)
         os.close(folder)

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import List, Optional
 
-from dstack.agent import host, http, logs, within
+from dstack.agent import host, http, logs, service, within
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.container import ContainerExecutor
 from dstack.agent.executors.process import ProcessExecutor
@@ -50,12 +50,15 @@ def parse_arguments(arguments: Optional[List[str]] = None) -> argparse.Namespace
         default=DEFAULT_LOG_LIMIT_BYTES,
         help="output that a job may have waiting to be fetched before it has to wait (default: %(default)s)",
     )
+    parser.add_argument("--socket-user", default="", metavar="NAME", help="gets the agent's socket")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the agent until SIGTERM or idleness; returns the exit code."""
+    """Runs the agent until SIGTERM or idleness, or does what `service` or `within` do; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["install"], ["uninstall"]):
+        return service.main(arguments)
     if arguments[:1] and arguments[0] in within.COMMANDS:
         return within.main(arguments)
     options = parse_arguments(arguments)
@@ -118,6 +121,7 @@ class AgentProcess:
         docker = self.agent.docker = Docker(options.docker_socket)
         self.containers = ContainerExecutor(self.tasks, pool, docker, self.agent.agent_id)
         self.agent.add(self.containers)
+        self._socket_user: str = options.socket_user
         self._exit_when_idle: Optional[float] = options.exit_when_idle
         self._stopping = asyncio.Event()
         self._idle_since: Optional[float] = None
@@ -132,7 +136,7 @@ class AgentProcess:
         loop.add_signal_handler(signal.SIGCHLD, self.processes.reap)
         self.tasks.on_change = self._changed
         self.agent.resume()
-        await self.http.start(os.path.join(self._folder, "agent.sock"))
+        await self.http.start(os.path.join(self._folder, "agent.sock"), self._socket_user)
         _log.info("the agent serves %s", self._folder)
         checking = asyncio.ensure_future(self._check())
         cleaning = asyncio.ensure_future(self._remove_leftovers())

@@ -303,6 +303,8 @@ class AgentInfo(_Message):
     executors: List[str]
     container_error: str = ""
     """Why there is no `container` executor, in words for the user; empty where there is one."""
+    archive_sha256: str = ""
+    """Of the file that the agent runs from; empty for one that runs from its sources."""
     host: Dict[str, Any] = dataclasses.field(default_factory=dict)
     """`hostname, arch, cpus, memory_bytes, disk_bytes, addresses, gpus: [{vendor, name, memory_mib}],
     gpu_driver_version`"""

@@ -8,11 +8,13 @@ import json
 import os
 import re
 import shutil
+import sys
 import uuid
+import zipfile
 from typing import Any, AsyncIterator, Dict, List, Optional
 
 from dstack import __version__
-from dstack.agent import logs
+from dstack.agent import logs, service
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.base import Executor
 from dstack.agent.files import read_json, remove, write_json
@@ -48,6 +50,7 @@ class Agent:
         self.host = host
         self.docker: Optional[Docker] = None
         self.agent_id = _agent_id(tasks.folder)
+        self.archive_sha256 = service.digest_of(sys.argv[0]) if zipfile.is_zipfile(sys.argv[0]) else ""
 
     def add(self, executor: Executor) -> None:
         self.executors[executor.name] = executor
@@ -124,6 +127,7 @@ class Agent:
             seq=self.tasks.seq,
             executors=sorted(name for name in self.executors if name != "container" or not container_error),
             container_error=container_error,
+            archive_sha256=self.archive_sha256,
             host=self.host,
         )
         return json_response(info.to_json())

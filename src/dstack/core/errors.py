@@ -195,6 +195,18 @@ class HostKeyChanged(HostError):
     """The host shows another key than the one on record. Nothing is sent to it."""
 
 
+class LoginRefused(HostError):
+    """The host does not let us in."""
+
+    retryable = True
+
+
+class HostUnfit(HostError):
+    """The host lacks what running jobs needs."""
+
+    retryable = True
+
+
 class AgentError(DstackError):
     """An agent refused a call or gave an answer that makes no sense."""
 

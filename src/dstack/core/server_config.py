@@ -13,7 +13,9 @@ from dstack.core.models import CoreModel
 from dstack.core.names import check_project_name
 
 OWN_BACKENDS = ("local", "fake")
-"""Backends that only we have; in the REST API they are `remote`."""
+"""Backends that only we have."""
+REMOTE_BACKENDS = (*OWN_BACKENDS, "ssh")
+"""What is `remote` in the REST API: those, and the hosts of SSH fleets, which are configured with their fleet."""
 CONFIGURABLE_BACKENDS = (
     *OWN_BACKENDS,
     *(kind.value for kind in BackendType if kind not in (BackendType.DSTACK, BackendType.REMOTE)),

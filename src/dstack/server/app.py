@@ -49,6 +49,7 @@ from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.metrics import MetricsCollector, TimeToLive
 from dstack.server.hosts.pool import WatcherPool
 from dstack.server.hosts.probes import Prober
+from dstack.server.hosts.ssh.hosts import SSHHosts
 from dstack.server.hosts.watcher import WatchContext
 from dstack.server.operations.context import Context
 from dstack.server.operations.own_users import OwnUsers
@@ -107,20 +108,22 @@ async def running(
         activity=Activity(database, clock.now),
     )
     context.activity.start()
-    agents = Agents()
+    ssh_hosts = SSHHosts(database, encryption, settings.hosts_dir)
+    agents = Agents(ssh_hosts)
     door = SshDoor(context, agents)
     try:
         if settings.background_disabled:
             yield build(context, door)
         else:
             ttl = TimeToLive(settings.metrics_running_ttl, settings.metrics_finished_ttl)
-            async with _orchestrating(database, encryption, configured, log_store, agents, ttl):
+            async with _orchestrating(database, encryption, configured, log_store, agents, ssh_hosts, ttl):
                 yield build(context, door)
     finally:
         context.stopping.set()
         await door.close()
         await context.activity.stop()
         await agents.close()
+        await ssh_hosts.close()
         access.close()
         configured.close()
         await log_store.close()
@@ -148,6 +151,7 @@ async def _orchestrating(
     backends: ConfiguredBackends,
     log_store: LogStore,
     agents: Agents,
+    ssh_hosts: SSHHosts,
     metrics_ttl: TimeToLive,
 ) -> AsyncIterator[None]:
     """The loop and the watchers of hosts; agents and their jobs live on when they end."""
@@ -156,12 +160,14 @@ async def _orchestrating(
         wakeups=database.wakeups,
         backends=backends,
         agents=agents,
+        ssh_hosts=ssh_hosts,
         log_store=log_store,
         encryption=encryption,
         clock=clock.now,
     )
     engine = Engine(database, KINDS, world)
-    watchers = WatcherPool(str(uuid4()), agents, WatchContext(database, _LogSink(log_store), clock.now))
+    watching = WatchContext(database, _LogSink(log_store), clock.now, ssh_hosts.archive)
+    watchers = WatcherPool(str(uuid4()), agents, watching)
     collector = MetricsCollector(database, agents, watchers.watched, metrics_ttl, clock.now)
     prober = Prober(database, watchers.watched)
     watchers.start()

@@ -31,6 +31,7 @@ from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, P
 from dstack.server.encryption import Encryption, IdentityKey
 from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.pool import WatcherPool
+from dstack.server.hosts.ssh.hosts import SSHHosts
 from dstack.server.hosts.watcher import WatchContext
 from dstack.server.orchestrator.engine import Engine
 from dstack.server.orchestrator.kinds import KINDS
@@ -69,7 +70,8 @@ class Control:
         self.encryption = Encryption([IdentityKey()])
 
     async def start(self) -> None:
-        self.agents = Agents()
+        self.ssh_hosts = SSHHosts(self.database, self.encryption, self.folder / "hosts")
+        self.agents = Agents(self.ssh_hosts)
         self.logs = FileLogStore(self.folder / "logs")
         self.backends = ConfiguredBackends(self.database, self.encryption, BackendContext(self.folder / "hosts"))
         self.world = World(
@@ -77,12 +79,13 @@ class Control:
             wakeups=self.database.wakeups,
             backends=self.backends,
             agents=self.agents,
+            ssh_hosts=self.ssh_hosts,
             log_store=self.logs,
             encryption=self.encryption,
             clock=clock.now,
         )
         self.engine = Engine(self.database, KINDS, self.world)
-        context = WatchContext(self.database, Sink(self.logs), clock.now)
+        context = WatchContext(self.database, Sink(self.logs), clock.now, self.ssh_hosts.archive)
         self.pool = WatcherPool(str(uuid.uuid4()), self.agents, context)
         self.pool.start()
         await self.engine.start()
@@ -92,6 +95,7 @@ class Control:
         await self.engine.stop()
         await self.pool.stop()
         await self.agents.close()
+        await self.ssh_hosts.close()
         self.backends.close()
         await self.logs.close()
 

@@ -110,7 +110,7 @@ async def test_what_changed_since_the_plan_is_refused_unless_forced(api: Api) ->
 
 async def test_what_cannot_be_a_fleet_is_explained(sqlite_api: Api) -> None:
     hosts = {"configuration": {"type": "fleet", "name": "f1", "ssh_config": {"hosts": ["h"]}}, "profile": {}}
-    assert "not available in this version" in problem(await apply(sqlite_api, hosts))[1]
+    assert "Host h has no `user`" in problem(await apply(sqlite_api, hosts))[1]
     assert "`nodes`" in problem(await apply(sqlite_api, spec(nodes=None)))[1]
     assert "fleet name" in problem(await apply(sqlite_api, spec("F 1")))[1]
     missing = await sqlite_api.post(f"{FLEETS}/get", {"name": "none"})

@@ -279,8 +279,8 @@ class Imagined:
             assert not decision.effects
             return
         one = replace(one, status=decision.status)
-        if decision.status is InstanceStatus.TERMINATING and one.termination_started_at is None:
-            one = replace(one, termination_started_at=self.now)
+        if decision.status is InstanceStatus.TERMINATING and one.termination_deadline is None:
+            one = replace(one, termination_deadline=self.now + instances.TERMINATION_LIMIT)
         for effect in decision.effects:
             if isinstance(effect, instances.ChooseOffer):
                 sold_out = len(self.existing) >= self.stock

@@ -17,9 +17,11 @@ from dstack.server.orchestrator.fleets.rules import CreateInstances, FleetSnapsh
 from dstack.server.orchestrator.instances import rules
 from dstack.server.orchestrator.instances.rules import (
     ChooseOffer,
+    DeployAgent,
     EnsureInstance,
     EnsureTerminated,
     InstanceSnapshot,
+    RemoveAgent,
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -58,8 +60,34 @@ TABLE: list[tuple[str, dict[str, Any], S, tuple[type, ...], R | None]] = [
     ("never was", {"status": S.TERMINATING}, S.TERMINATED, (), None),
     (
         "cannot be ended",
-        {**UP, "status": S.TERMINATING, "termination_started_at": NOW - AGO},
+        {**UP, "status": S.TERMINATING, "termination_deadline": NOW - AGO},
         S.TERMINATED,
+        (),
+        None,
+    ),
+    ("a new host", {"is_ssh": True}, S.PENDING, (DeployAgent,), None),
+    ("a host has its agent", {**UP, "is_ssh": True, "status": S.PENDING}, S.IDLE, (), None),
+    (
+        "a host never answered",
+        {"is_ssh": True, "provisioning_deadline": NOW},
+        S.TERMINATING,
+        (),
+        R.PROVISIONING_TIMEOUT,
+    ),
+    ("a host out of sight too long", {**LOST, "is_ssh": True}, S.IDLE, (DeployAgent,), None),
+    ("a host's agent is outdated", {**IDLE, "is_ssh": True, "is_outdated": True}, S.IDLE, (DeployAgent,), None),
+    ("an idle host", {**IDLE, "is_ssh": True}, S.IDLE, (), None),
+    (
+        "a host to be let go of",
+        {**UP, "is_ssh": True, "status": S.TERMINATING},
+        S.TERMINATING,
+        (RemoveAgent,),
+        None,
+    ),
+    (
+        "a host still used",
+        {**UP, "is_ssh": True, "status": S.TERMINATING, "job_ids": (UUID(int=9),)},
+        S.TERMINATING,
         (),
         None,
     ),

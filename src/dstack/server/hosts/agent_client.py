@@ -401,3 +401,7 @@ async def _told(doing: str) -> AsyncIterator[None]:
         raise Unreachable("The connection to the agent broke", detail=f"{doing}: {error}") from error
     except OSError as error:
         raise Unreachable(f"No connection to the agent: {error.strerror or error}", detail=doing) from error
+    except Exception as error:
+        if type(error).__module__.startswith("asyncssh."):  # which is loaded only where there are SSH hosts
+            raise Unreachable("The connection to the host broke", detail=f"{doing}: {error}") from error
+        raise

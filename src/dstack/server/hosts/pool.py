@@ -90,8 +90,9 @@ class WatcherPool:
                 self._watched.pop(id)[1].cancel()
         for id, address in wanted.items():
             if id not in self._watched:
-                client = self._agents.client(parse_address(address))
-                watcher = HostWatcher(id, client, self._context)
+                where = parse_address(address)
+                is_remote = where.agent_socket is None
+                watcher = HostWatcher(id, self._agents.client(where), self._context, is_remote=is_remote)
                 self._watched[id] = (address, asyncio.ensure_future(watcher.run()))
 
     async def stop(self) -> None:

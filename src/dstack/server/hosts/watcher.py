@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dstack import __version__
 from dstack.agent import protocol
 from dstack.agent.protocol import AgentInfo, StopRequest, TaskState
 from dstack.core.canonical import dump_json
@@ -26,6 +29,7 @@ from dstack.server.db.queries import watching
 from dstack.server.hosts.agent_client import AgentClient
 from dstack.server.hosts.output import OutputFollower
 from dstack.server.hosts.sink import LogSink
+from dstack.server.hosts.ssh.archive import AgentArchive
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +44,17 @@ class WatchContext:
     database: Database
     sink: LogSink
     now: Callable[[], datetime]
+    archive: AgentArchive | None = None
+    """The agent that hosts reached over SSH are to run."""
 
 
 class HostWatcher:
     """`run` until cancelled; reconnects with back-off. One per instance and at most one at a time."""
 
-    def __init__(self, instance_id: UUID, client: AgentClient, context: WatchContext) -> None:
+    def __init__(
+        self, instance_id: UUID, client: AgentClient, context: WatchContext, *, is_remote: bool = False
+    ) -> None:
+        self._archive = context.archive if is_remote else None
         self._instance_id = instance_id
         self._client = client
         self._context = context
@@ -77,11 +86,12 @@ class HostWatcher:
     async def _meet(self) -> None:
         """Learns who answers, and which tasks the host no longer knows: of those that it knew before we ask."""
         info = await self._client.info()
+        told = await self._told(info)
         async with self._context.database.session() as session:
             jobs = await watching.list_live_jobs(session, self._instance_id)
         known = {UUID(task.id) for task in await self._client.list_tasks()}
         async with self._context.database.transaction() as session:
-            await watching.record_contact(session, self._instance_id, json.dumps(info.to_json()))
+            await watching.record_contact(session, self._instance_id, json.dumps(told))
             await self._record_gpus(session, info)
             lost = {job.id: _lost(job) for job in jobs if job.id not in known and _was_alive(job)}
             await watching.record_task_states(session, lost)
@@ -98,6 +108,14 @@ class HostWatcher:
         if offer.instance.resources.gpus != gpus:
             offer.instance.resources.gpus = gpus
             await watching.record_own_offer(session, self._instance_id, dump_json(offer))
+
+    async def _told(self, info: AgentInfo) -> dict[str, Any]:
+        """What is recorded of an agent, and with `is_outdated` that this server brings a newer one."""
+        told = info.to_json()
+        if self._archive is not None:
+            is_other = (await self._archive.get()).sha256 != info.archive_sha256
+            told["is_outdated"] = is_other and _numbers(info.agent_version) <= _numbers(__version__)
+        return told
 
     async def _lose_contact(self) -> None:
         async with self._context.database.transaction() as session:
@@ -166,6 +184,10 @@ class HostWatcher:
         for task in followers:
             task.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _was_alive(job: watching.WatchedJob) -> bool:

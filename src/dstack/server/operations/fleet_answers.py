@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.core.backends import BackendType
 from dstack.core.fleets import Fleet, FleetSpec
 from dstack.core.instances import GpuDriverInfo, Instance, InstanceType
-from dstack.core.server_config import OWN_BACKENDS
+from dstack.core.server_config import REMOTE_BACKENDS
 from dstack.server.db.queries import fleets as queries
 
 
@@ -75,7 +75,7 @@ def wire_backend(type: str | None) -> BackendType | None:
     """The value of a backend in the REST API."""
     if type is None:
         return None
-    return BackendType.REMOTE if type in OWN_BACKENDS else BackendType(type)
+    return BackendType.REMOTE if type in REMOTE_BACKENDS else BackendType(type)
 
 
 def _gpu_driver(agent_info: Mapping[str, Any]) -> GpuDriverInfo | None:

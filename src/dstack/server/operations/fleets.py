@@ -27,7 +27,7 @@ from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import fleets as queries
 from dstack.server.db.queries import sharing as sharing_queries
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, RunRow
-from dstack.server.operations import fleet_answers, offers
+from dstack.server.operations import fleet_answers, offers, ssh_hosts
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import importing_projects, named_project_ids
 from dstack.server.planning.combining import of_fleet
@@ -89,6 +89,7 @@ async def _is_imported_by(session: AsyncSession, caller: Caller, fleet_id: UUID)
 async def get_plan(ctx: Context, at: InProject, spec: FleetSpec) -> FleetPlan:
     """What applying would do, and what the fleet could be made of; nothing is stored."""
     check(spec.configuration)
+    spec = ssh_hosts.without_keys(spec)
     async with ctx.database.session() as session:
         current = await _find_current(session, at.project.id, spec.configuration.name)
     market = await offers.load_market(ctx.database, ctx.backends, at.project.id)
@@ -110,12 +111,11 @@ async def get_plan(ctx: Context, at: InProject, spec: FleetSpec) -> FleetPlan:
 def check(configuration: FleetConfiguration) -> None:
     """Raises InvalidRequest for what cannot be a fleet of this server."""
     if configuration.ssh_config is not None:
+        ssh_hosts.check(configuration, configuration.ssh_config)
+    elif configuration.nodes is None:
         raise InvalidRequest(
-            "SSH fleets (`ssh_config`) are not available in this version yet; "
-            "give `nodes` for a fleet on the project's backends"
+            "A fleet needs `nodes`: how many instances it may have, such as `nodes: 0..2`; or `ssh_config`"
         )
-    if configuration.nodes is None:
-        raise InvalidRequest("A fleet needs `nodes`: how many instances it may have, such as `nodes: 0..2`")
     if configuration.name is not None:
         try:
             check_resource_name(configuration.name, "fleet")
@@ -125,8 +125,11 @@ def check(configuration: FleetConfiguration) -> None:
 
 async def apply(ctx: Context, at: InProject, wanted: ApplyFleetPlanRequest) -> Fleet:
     """Makes a fleet, or changes the one of that name in place."""
-    spec = wanted.plan.spec
-    check(spec.configuration)
+    keyed = wanted.plan.spec
+    check(keyed.configuration)
+    spec = ssh_hosts.without_keys(keyed)
+    if keyed.configuration.ssh_config is not None:
+        _assert_may_manage_hosts(ctx, at)
     async with ctx.database.transaction() as session:
         # One at a time in a project, so that a name is given to one fleet only.
         await one_at_a_time(session, f"names of fleets:{at.project.id}")
@@ -138,7 +141,45 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyFleetPlanRequest) -> F
         else:
             named = await _named(session, at.project.id, spec)
             fleet_id = (await add_fleet(session, at.project.id, named, actor=at.caller.user_id)).id
+        if keyed.configuration.ssh_config is not None:
+            await _sync_hosts(session, ctx, fleet_id, keyed.configuration, actor=at.caller.user_id)
     return await get_fleet(ctx, at, name=None, id=fleet_id)
+
+
+def _assert_may_manage_hosts(ctx: Context, at: InProject) -> None:
+    if not ctx.permissions.may_manage_ssh_fleets(at.caller.is_admin, at.role):
+        raise Forbidden("Only admins of the project may manage SSH fleets on this server")
+
+
+async def _sync_hosts(
+    session: AsyncSession, ctx: Context, fleet_id: UUID, configuration: FleetConfiguration, *, actor: UUID
+) -> None:
+    """One instance a host: new ones are added, those whose host is no longer named are asked to go."""
+    ssh = configuration.ssh_config
+    assert ssh is not None
+    await one_at_a_time(session, "hosts of SSH fleets")
+    await ssh_hosts.assert_free(session, configuration, but_for=fleet_id)
+    fleet = await session.get_one(FleetRow, fleet_id)
+    known = await _hosts_of(session, fleet_id)
+    coming, going, nums = ssh_hosts.changes({name: row.instance_num for name, row in known.items()}, ssh)
+    gone = [known[name] for name in going]
+    if gone:
+        await _ask_to_go(session, fleet, gone, actor=actor)
+    rows = ssh_hosts.host_rows(fleet, configuration, coming, nums, now=clock.now(), encryption=ctx.encryption)
+    if rows:
+        await session.execute(insert(InstanceRow), rows)
+        kind = EventTargetType.INSTANCE.value
+        targets = [events.Target(kind, one["id"], one["name"], fleet.project_id) for one in rows]
+        await events.record(session, "Instance created", actor=actor, targets=targets)
+        wake(session, *(f"instance:{one['id']}" for one in rows))
+
+
+async def _hosts_of(session: AsyncSession, fleet_id: UUID) -> dict[str, InstanceRow]:
+    """The living instances of the fleet's hosts."""
+    gone = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
+    query = select(InstanceRow).where(InstanceRow.fleet_id == fleet_id, InstanceRow.status.not_in(gone))
+    rows = await session.scalars(query.where(InstanceRow.terminate_requested.is_(None)))
+    return {row.ssh_hostname: row for row in rows if row.ssh_hostname is not None}
 
 
 async def _find_current(session: AsyncSession, project_id: UUID, name: str | None) -> Fleet | None:
@@ -251,19 +292,24 @@ async def delete_instances(ctx: Context, at: InProject, name: str, nums: list[in
         if row is None:
             raise ResourceNotExists(f"Fleet {name!r} does not exist")
         instances = await _instances(session, row, nums)
-        ids = [instance.id for instance in instances]
-        users = await _jobs_on(session, JobRow.instance_id.in_(ids))
-        if users:
-            raise InvalidRequest(
-                f"These instances of fleet {name!r} are in use by {_listed(users)}; stop these first"
-            )
-        asked = update(InstanceRow).where(InstanceRow.id.in_(ids), InstanceRow.terminate_requested.is_(None))
-        reason = InstanceTerminationReason.TERMINATED_BY_USER.value
-        await session.execute(asked.values(terminate_requested=reason))
-        kind = EventTargetType.INSTANCE.value
-        targets = [events.Target(kind, one.id, one.name, row.project_id) for one in instances]
-        await events.record(session, "Instance termination requested", actor=at.caller.user_id, targets=targets)
-        wake(session, *(f"instance:{id}" for id in ids))
+        await _ask_to_go(session, row, instances, actor=at.caller.user_id)
+
+
+async def _ask_to_go(session: AsyncSession, row: FleetRow, instances: list[InstanceRow], *, actor: UUID) -> None:
+    """Raises InvalidRequest while a run uses one."""
+    ids = [instance.id for instance in instances]
+    users = await _jobs_on(session, JobRow.instance_id.in_(ids))
+    if users:
+        raise InvalidRequest(
+            f"These instances of fleet {row.name!r} are in use by {_listed(users)}; stop these first"
+        )
+    asked = update(InstanceRow).where(InstanceRow.id.in_(ids), InstanceRow.terminate_requested.is_(None))
+    reason = InstanceTerminationReason.TERMINATED_BY_USER.value
+    await session.execute(asked.values(terminate_requested=reason))
+    kind = EventTargetType.INSTANCE.value
+    targets = [events.Target(kind, one.id, one.name, row.project_id) for one in instances]
+    await events.record(session, "Instance termination requested", actor=actor, targets=targets)
+    wake(session, *(f"instance:{id}" for id in ids))
 
 
 async def _lock(session: AsyncSession, project_id: UUID, name: str) -> FleetRow | None:

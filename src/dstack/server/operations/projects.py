@@ -21,6 +21,7 @@ from dstack.core.schemas.projects import (
     MemberSetting,
     UpdateProjectRequest,
 )
+from dstack.core.server_config import OWN_BACKENDS
 from dstack.server import clock, events
 from dstack.server.access import Caller, DefaultPermissions
 from dstack.server.db.engine import wake
@@ -360,7 +361,7 @@ async def _to_projects(ctx: Context, session: AsyncSession, rows: Iterable[Proje
 
 def to_backend_info(row: BackendRow) -> BackendInfo | None:
     """None for our own backends: clients read the types as a closed list, and these need no configuration."""
-    if row.type in ("local", "fake"):
+    if row.type in OWN_BACKENDS:
         return None
     return BackendInfo.model_validate({"name": row.type, "config": json.loads(row.config)})
 

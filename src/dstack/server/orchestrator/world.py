@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from dstack.agent.protocol import StopRequest, TaskSpec, TaskState
+from dstack.agent.protocol import AgentInfo, StopRequest, TaskSpec, TaskState
 from dstack.backends.base import Backend, InstanceAddress
 from dstack.server.clock import Clock
 from dstack.server.db.engine import Database
@@ -27,8 +27,46 @@ class Backends(Protocol):
         ...
 
 
+class Deployed(Protocol):
+    """See `hosts.ssh.deploying.Deployed`."""
+
+    @property
+    def agent_socket(self) -> str: ...
+
+    @property
+    def host_key(self) -> str: ...
+
+    @property
+    def docker(self) -> str: ...
+
+
+class Login(Protocol):
+    """The part of `hosts.ssh.target.SSHTarget` that may be shown."""
+
+    @property
+    def hostname(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def username(self) -> str: ...
+
+
+class SSHHosts(Protocol):
+    """The part of `hosts.ssh.hosts.SSHHosts` that the effects use, by the id of the instance. Raises HostError."""
+
+    async def deploy(self, instance_id: UUID) -> Deployed: ...
+
+    async def remove(self, instance_id: UUID) -> None: ...
+
+    async def target(self, instance_id: UUID) -> Login: ...
+
+
 class Agent(Protocol):
     """The part of `hosts.agent_client.AgentClient` that the effects use. Raises HostError, AgentError."""
+
+    async def info(self) -> AgentInfo: ...
 
     async def put_file(self, task_id: str, name: str, content: bytes) -> None: ...
 
@@ -53,6 +91,7 @@ class World:
     wakeups: Wakeups
     backends: Backends
     agents: Agents
+    ssh_hosts: SSHHosts
     log_store: LogStore
     encryption: Encryption
     clock: Clock

@@ -95,6 +95,8 @@ class Host:
     cpus: float = 0
     """The limit of a part; 0: none."""
     memory_bytes: int = 0
+    is_without_docker: bool = False
+    """It was set up without: jobs that ask for no image are processes there."""
 
 
 def share_on(resources: Resources, *, blocks: int, total_blocks: int) -> tuple[int, float, int]:
@@ -172,13 +174,14 @@ def _network_mode(spec: JobSpec, host: Host, is_process: bool) -> str:
 
 
 def choose_executor(spec: JobSpec, host: Host) -> str:
-    """A process on the machine in front of the user unless an image is asked for; else a container (ADR 0005).
+    """A process on the machine in front of the user, or where there is no Docker, unless an image is asked for;
+    else a container (ADR 0005).
 
     Whether the host has Docker is for its agent to say: it looks at the moment it is asked.
     """
     if "simulated" in host.executors:
         return "simulated"
-    if host.backend == "local" and spec.image_name in OWN_IMAGES:
+    if (host.backend == "local" or host.is_without_docker) and spec.image_name in OWN_IMAGES:
         return "process"
     return "container"
 

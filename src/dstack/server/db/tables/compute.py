@@ -67,6 +67,12 @@ class InstanceRow(Reconciled, Row):
     health: Mapped[str] = mapped_column(String(16), default="healthy")
     host_key: Mapped[str | None]
     """Pinned SSH host key (better B16)."""
+    ssh_hostname: Mapped[str | None] = mapped_column(String(255), index=True)
+    """Set for a host of an SSH fleet."""
+    ssh_target: Mapped[str | None]
+    """Encrypted JSON of `hosts.ssh.SSHTarget` (`instances.ssh_target`), without the pinned key."""
+    ssh_details: Mapped[str | None]
+    """JSON of what the fleet says of the host: `internal_ip`, `network`, `blocks`."""
     watcher: Mapped[str | None] = mapped_column(String(64))
     """The replica that follows this host's events."""
     watcher_until: Mapped[datetime | None]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 
-from dstack.backends.base import InstanceRequest
+from dstack.backends.base import InstanceAddress, InstanceRequest
 from dstack.core.canonical import dump_json
 from dstack.core.errors import BackendError, BackendNotAvailable
 from dstack.core.instances import (
@@ -19,10 +19,19 @@ from dstack.core.instances import (
     InstanceTerminationReason,
     Requirements,
 )
+from dstack.core.server_config import REMOTE_BACKENDS
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, ProjectRow
+from dstack.server.hosts.connections import dump_address
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
-from dstack.server.orchestrator.instances.rules import ChooseOffer, EnsureInstance, EnsureTerminated
+from dstack.server.orchestrator.instances.rules import (
+    ChooseOffer,
+    DeployAgent,
+    EnsureInstance,
+    EnsureTerminated,
+    RemoveAgent,
+)
 from dstack.server.orchestrator.world import World
+from dstack.server.planning import ssh
 from dstack.server.planning.matching import block_count
 from dstack.server.planning.new_instance import limits_of
 from dstack.server.planning.offers import Limits, offer_mismatch
@@ -130,7 +139,40 @@ async def ensure_instance(effect: EnsureInstance, world: World, key: Key) -> Fac
         if error.retryable:
             raise
         raise _no_offers(str(error)) from error
-    return {} if address is None else {"address": json.dumps(asdict(address), sort_keys=True)}
+    return {} if address is None else {"address": dump_address(address)}
+
+
+async def deploy_agent(effect: DeployAgent, world: World, key: Key) -> Facts:
+    """Safe to repeat. What the host has becomes its offer; a failure is told as the instance's last error."""
+    async with world.database.session() as session:
+        row = (await session.execute(select(InstanceRow).where(InstanceRow.id == key.id))).scalar_one()
+    deployed = await world.ssh_hosts.deploy(key.id)
+    where, details = await world.ssh_hosts.target(key.id), json.loads(row.ssh_details or "{}")
+    address = InstanceAddress(
+        backend_id=str(key.id),
+        hostname=where.hostname,
+        ssh_port=where.port,
+        username=where.username,
+        remote_agent_socket=deployed.agent_socket,
+        details={"docker": deployed.docker},
+    )
+    info = await world.agents.client(address).info()
+    address = replace(address, internal_ip=ssh.internal_address(details, where.hostname, info.host))
+    resources = ssh.resources_of(info.host)
+    total = block_count(details.get("blocks") or 1, resources)
+    return {
+        "host_key": deployed.host_key,
+        "address": dump_address(address),
+        "agent_info": json.dumps(info.to_json()),
+        "offer": dump_json(ssh.offer_of(resources, total)),
+        "total_blocks": total,
+    }
+
+
+async def remove_agent(effect: RemoveAgent, world: World, key: Key) -> Facts:
+    """The host is as it was before."""
+    await world.ssh_hosts.remove(key.id)
+    return {"finished_at": world.clock()}
 
 
 async def ensure_terminated(effect: EnsureTerminated, world: World, key: Key) -> Facts:
@@ -172,11 +214,13 @@ async def _wanted(world: World, key: Key) -> tuple[InstanceRow, Mapping[str, Any
 
 def wire_type(type_name: str) -> str:
     """The value of a backend on the wire."""
-    return "remote" if type_name in ("local", "fake", "ssh") else type_name
+    return "remote" if type_name in REMOTE_BACKENDS else type_name
 
 
 HANDLERS: Mapping[type[Effect], EffectHandler] = {
     ChooseOffer: choose_offer,
     EnsureInstance: ensure_instance,
     EnsureTerminated: ensure_terminated,
+    DeployAgent: deploy_agent,
+    RemoveAgent: remove_agent,
 }

@@ -22,6 +22,10 @@ POLL = timedelta(seconds=2)
 """How often a backend is asked whether an instance is on its way or gone."""
 UNREACHABLE_GRACE = timedelta(minutes=20)
 LOCAL_RESTART = timedelta(seconds=1)
+REDEPLOY = timedelta(seconds=30)
+"""How often a host of an SSH fleet that does not answer is visited."""
+REMOVAL_LIMIT = timedelta(minutes=1)
+"""After this a host that cannot be reached is let go of with the agent on it."""
 TERMINATION_LIMIT = timedelta(minutes=15)
 """After this a backend that cannot end an instance is no longer asked."""
 
@@ -38,6 +42,11 @@ class InstanceSnapshot:
     fleet_id: UUID | None = None
     is_local: bool = False
     """The machine of the server: its agent is started again when it is gone; it is never idle for too long."""
+    is_ssh: bool = False
+    """A host of an SSH fleet: it is given the agent, and stays when it cannot be reached."""
+    is_outdated: bool = False
+    """Its agent is of another version than the server."""
+    last_error: str | None = None
     has_offer: bool = False
     has_address: bool = False
     has_agent: bool = False
@@ -51,7 +60,7 @@ class InstanceSnapshot:
     """The fleet has more active instances than it must keep."""
     terminate_requested: InstanceTerminationReason | None = None
     terminate_message: str | None = None
-    termination_started_at: datetime | None = None
+    termination_deadline: datetime | None = None
     provisioning_deadline: datetime | None = None
     unreachable_since: datetime | None = None
     is_gone: bool = False
@@ -77,6 +86,16 @@ class ChooseOffer(Effect):
 @dataclass(frozen=True)
 class EnsureInstance(Effect):
     """Creates the instance, or finds the one of its name."""
+
+
+@dataclass(frozen=True)
+class DeployAgent(Effect):
+    """Has the agent of this server's version run on the host, and learns what the host has."""
+
+
+@dataclass(frozen=True)
+class RemoveAgent(Effect):
+    """Takes the agent off the host."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +130,11 @@ def _decide_coming(instance: InstanceSnapshot, now: datetime) -> Decision[Instan
     if instance.has_address and instance.has_agent:
         return _ready(instance)
     if instance.provisioning_deadline is not None and now >= instance.provisioning_deadline:
-        return _terminate(instance, R.PROVISIONING_TIMEOUT, "Its agent did not answer in time")
+        return _terminate(
+            instance, R.PROVISIONING_TIMEOUT, instance.last_error or "Its agent did not answer in time"
+        )
+    if instance.is_ssh:
+        return Decision(S.PENDING, effects=(DeployAgent(),), look_again_at=instance.provisioning_deadline)
     if not instance.has_offer:
         return Decision(S.PENDING, effects=(ChooseOffer(),), look_again_at=now + POLL, again=True)
     if not instance.has_address:
@@ -137,6 +160,8 @@ def _decide_ready(instance: InstanceSnapshot, now: datetime) -> Decision[Instanc
     wake = instance.dependants if changed and status is S.IDLE else ()
     if instance.unreachable_since is not None:
         return _decide_unreachable(instance, status, instance.unreachable_since, now)
+    if instance.is_ssh and instance.is_outdated:
+        return Decision(status, wake=wake, effects=(DeployAgent(),), look_again_at=now + REDEPLOY)
     idle_until = _idle_until(instance) if status is S.IDLE else None
     if idle_until is not None and now >= idle_until:
         return _terminate(instance, R.IDLE_TIMEOUT)
@@ -144,7 +169,7 @@ def _decide_ready(instance: InstanceSnapshot, now: datetime) -> Decision[Instanc
 
 
 def _idle_until(instance: InstanceSnapshot) -> datetime | None:
-    if instance.idle_duration is None or instance.is_local or not instance.may_shrink:
+    if instance.idle_duration is None or instance.is_local or instance.is_ssh or not instance.may_shrink:
         return None
     return (instance.last_job_processed_at or instance.created_at) + instance.idle_duration
 
@@ -154,16 +179,25 @@ def _decide_unreachable(
 ) -> Decision[InstanceStatus]:
     if instance.is_local:
         return Decision(status, effects=(EnsureInstance(),), look_again_at=now + LOCAL_RESTART)
+    if instance.is_ssh:
+        return Decision(status, effects=(DeployAgent(),), look_again_at=now + REDEPLOY)
     if now >= since + UNREACHABLE_GRACE:
         return _terminate(instance, R.UNREACHABLE)
     return Decision(status, look_again_at=since + UNREACHABLE_GRACE)
 
 
+def termination_limit(instance: InstanceSnapshot) -> timedelta:
+    """How long its end is tried."""
+    return REMOVAL_LIMIT if instance.is_ssh else TERMINATION_LIMIT
+
+
 def _decide_terminating(instance: InstanceSnapshot, now: datetime) -> Decision[InstanceStatus]:
-    started = instance.termination_started_at
-    is_over = started is not None and now >= started + TERMINATION_LIMIT
+    deadline = instance.termination_deadline
+    is_over = deadline is not None and now >= deadline
     if instance.is_gone or not instance.has_offer or is_over:
         return Decision(S.TERMINATED, wake=instance.dependants)
-    if instance.is_local and instance.job_ids:  # its tasks end before it is let go of
+    if (instance.is_local or instance.is_ssh) and instance.job_ids:  # its tasks end before it is let go of
         return Decision(S.TERMINATING, look_again_at=now + POLL)
+    if instance.is_ssh:
+        return Decision(S.TERMINATING, effects=(RemoveAgent(),), look_again_at=now + POLL)
     return Decision(S.TERMINATING, effects=(EnsureTerminated(),), look_again_at=now + POLL, again=False)

@@ -56,7 +56,7 @@ class InstanceKind:
             values = {
                 "termination_reason": decision.reason.value,
                 "termination_reason_message": decision.message,
-                "provisioning_deadline": None,
+                "provisioning_deadline": now + rules.termination_limit(snapshot),
             }
         if status is InstanceStatus.TERMINATED:
             values = {"finished_at": now, "deleted": True, "watcher": None, "watcher_until": None}
@@ -80,6 +80,7 @@ class InstanceKind:
 def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> InstanceSnapshot:
     requested = row.terminate_requested
     idle = row.idle_duration
+    is_leaving = row.status == InstanceStatus.TERMINATING.value
     return InstanceSnapshot(
         id=row.id,
         project_id=row.project_id,
@@ -88,6 +89,9 @@ def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> 
         created_at=row.created_at,
         fleet_id=row.fleet_id,
         is_local=row.backend == "local",
+        is_ssh=row.ssh_target is not None,
+        is_outdated=row.agent_info is not None and json.loads(row.agent_info).get("is_outdated", False),
+        last_error=row.last_error,
         has_offer=row.offer is not None,
         has_address=row.address is not None,
         has_agent=row.agent_info is not None,
@@ -98,8 +102,8 @@ def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> 
         may_shrink=may_shrink,
         terminate_requested=None if requested is None else InstanceTerminationReason(requested),
         terminate_message=row.termination_reason_message,
-        termination_started_at=row.last_processed_at if row.status == "terminating" else None,
-        provisioning_deadline=row.provisioning_deadline,
+        termination_deadline=row.provisioning_deadline if is_leaving else None,
+        provisioning_deadline=None if is_leaving else row.provisioning_deadline,
         unreachable_since=row.unreachable_since,
         is_gone=row.finished_at is not None,
     )

@@ -20,6 +20,7 @@ from dstack.core.interpolation import InterpolationError
 from dstack.core.jobs import JobSpec, JobTerminationReason
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RepoRow, RunRow, SecretRow
 from dstack.server.hosts.agent_client import AgentRefused
+from dstack.server.hosts.connections import parse_address
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
 from dstack.server.orchestrator.jobs.mounts import VolumeNotAttached, attach_volumes
 from dstack.server.orchestrator.jobs.rules import PutTask, RemoveTask, StopTask
@@ -175,7 +176,8 @@ def _host(job: JobRow, spec: JobSpec, instance: InstanceRow) -> Host:
     if backend == "local":
         return Host(backend, executors, False, job.gpus or 0, *upper_ends(spec, resources))
     share = share_on(resources, blocks=job.blocks, total_blocks=total)
-    return Host(backend, executors, job.blocks >= total, *share)
+    docker = parse_address(instance.address).details.get("docker") if instance.address else None
+    return Host(backend, executors, job.blocks >= total, *share, is_without_docker=docker == "absent")
 
 
 def _offer(instance: InstanceRow) -> InstanceOfferWithAvailability:

@@ -20,6 +20,7 @@ from dstack.core.fleets import FleetSpec, FleetStatus
 from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
+from dstack.core.server_config import REMOTE_BACKENDS
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import instances as instance_queries
 from dstack.server.db.queries import sharing
@@ -238,7 +239,7 @@ def _fleet(
 ) -> GrowingFleet:
     configuration = json.loads(row.spec)["configuration"]
     allowed = configuration.get("backends")
-    wire = {name: "remote" if name in ("local", "fake") else name for name in types}
+    wire = {name: "remote" if name in REMOTE_BACKENDS else name for name in types}
     usable = [name for name in types if allowed is None or wire[name] in allowed]
     nodes = configuration.get("nodes")
     members = sum(one.fleet_id == row.id for one in instances)
