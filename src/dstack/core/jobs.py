@@ -277,6 +277,10 @@ class JobConnectionInfo(CoreModel):
     sshproxy_hostname: str | None = None
     sshproxy_port: int | None = None
     sshproxy_upstream_id: str | None = None
+    sshproxy_host_key: str | None = None
+    """Of the server's own door, which the server's URL leads to as well (`/api/ssh`)."""
+    host_network_id: str | None = None
+    """Of the server's machine when the job runs there: clients on it reach ports of the host without a forward."""
 
 
 class Job(CoreModel):

@@ -112,6 +112,7 @@ async def running(
     agents = Agents(ssh_hosts)
     door = SshDoor(context, agents)
     try:
+        await door.prepare()
         if settings.background_disabled:
             yield build(context, door)
         else:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from dstack.api.ssh.machine import network_id
 from dstack.server.operations import connection_info
+from dstack.server.operations.connection_info import Door
 from dstack.server.settings import SettingsError, SshAddress, SshPort, load
 from dstack.server.ssh_door import websocket
 from dstack.server.ssh_door.entry import Wanted, parse_user_name
@@ -148,6 +150,9 @@ def test_a_bad_setting_says_what_would_be_right(name: str, value: str, text: str
         load({name: value})
 
 
+KEY = "ssh-ed25519 AAAA"
+
+
 def info(ide: str | None = None, ssh: SshAddress | None = None, **job: Any) -> dict[str, Any]:
     configuration = {"type": "dev-environment", "ide": ide} if ide else {"type": "task"}
     run: Any = {"run_name": "dev", "run_spec": json.dumps({"configuration": configuration}, separators=(",", ":"))}
@@ -158,9 +163,10 @@ def info(ide: str | None = None, ssh: SshAddress | None = None, **job: Any) -> d
         "job_num": 0,
         "job_spec": '{"job_name": "dev-1-0"}',
         "runtime_data": '{"working_dir": "/workflow"}',
+        "provisioning_data": '{"region":"eu","hostname":"h"}',
         **job,
     }
-    found = connection_info.of_job(run, row, ssh)
+    found = connection_info.of_job(run, row, Door(ssh, KEY))
     assert found is not None
     return found
 
@@ -204,6 +210,8 @@ def test_how_to_get_into_a_job() -> None:
         "sshproxy_hostname": "host",
         "sshproxy_port": 22,
         "sshproxy_upstream_id": str(ID),
+        "sshproxy_host_key": KEY,
+        "host_network_id": None,
     }
     assert info(None, SshAddress("host", 3022))["proxied_ssh_command"] == ["ssh", "-p", "3022", f"{ID}@host"]
     assert info(job_num=1)["attached_ssh_command"] == ["ssh", "dev-1-0"]
@@ -214,4 +222,10 @@ def test_how_to_get_into_a_job() -> None:
         "sshproxy_hostname",
         "sshproxy_port",
         "sshproxy_upstream_id",
+        "host_network_id",
     ]
+
+
+def test_a_job_on_the_servers_machine_says_so() -> None:
+    here = info(provisioning_data='{"region":"local","hostname":"127.0.0.1"}')
+    assert here["host_network_id"] == network_id()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy.engine import RowMapping
 
+from dstack.api.ssh.machine import network_id
 from dstack.core.jobs import JobStatus
 from dstack.server.settings import SshAddress
 
@@ -27,10 +28,20 @@ _IDES = {
 }
 
 
-def of_job(run: RowMapping, job: RowMapping, ssh: SshAddress | None) -> dict[str, Any] | None:
-    """None unless the submission runs. `ssh`: where the SSH door is; None: it does not listen."""
+class Door(NamedTuple):
+    """What clients are told of the SSH door."""
+
+    address: SshAddress | None
+    """None: it does not listen, and only the server's URL leads there."""
+    host_key: str | None
+    """Type and base64; clients pin it. None: the door stays closed."""
+
+
+def of_job(run: RowMapping, job: RowMapping, door: Door) -> dict[str, Any] | None:
+    """None unless the submission runs."""
     if job["status"] != JobStatus.RUNNING.value:
         return None
+    ssh = door.address
     is_first = job["replica_num"] == 0 and job["job_num"] == 0
     alias = run["run_name"] if is_first else orjson.loads(job["job_spec"])["job_name"]
     upstream_id = None if ssh is None else str(job["id"])
@@ -45,7 +56,15 @@ def of_job(run: RowMapping, job: RowMapping, ssh: SshAddress | None) -> dict[str
         "sshproxy_hostname": None if ssh is None else ssh.hostname,
         "sshproxy_port": None if ssh is None else ssh.port,
         "sshproxy_upstream_id": upstream_id,
+        "sshproxy_host_key": door.host_key,
+        "host_network_id": network_id() if _is_on_this_machine(job) else None,
     }
+
+
+def _is_on_this_machine(job: RowMapping) -> bool:
+    """Whether the job runs on the local backend."""
+    placed = orjson.loads(job["provisioning_data"]) if job["provisioning_data"] else {}
+    return placed.get("region") == "local" and placed.get("hostname") == "127.0.0.1"
 
 
 def _command(job: RowMapping, ssh: SshAddress) -> list[str]:

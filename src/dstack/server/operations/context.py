@@ -11,6 +11,7 @@ from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
 from dstack.server.hosts.activity import Activity
+from dstack.server.operations.connection_info import Door
 from dstack.server.operations.finished_runs import FinishedRuns
 from dstack.server.operations.own_users import OwnUsers
 from dstack.server.settings import Settings
@@ -34,8 +35,15 @@ class Context:
     failed_attempts: FailedAttempts = field(default_factory=FailedAttempts)
     """Of the REST API and of the proxy together."""
     finished_runs: FinishedRuns = field(default_factory=FinishedRuns)
+    ssh_host_key: str | None = None
+    """Public half of the SSH door's key, as clients pin it; None while the door cannot be opened."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is asked to end; answers that stream end themselves then."""
+
+    @property
+    def ssh(self) -> Door:
+        """The SSH door as clients are told of it."""
+        return Door(self.settings.ssh_address, self.ssh_host_key)
 
 
 @dataclass(frozen=True)

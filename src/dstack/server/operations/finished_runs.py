@@ -13,7 +13,7 @@ from dstack.core.runs import RunStatus
 from dstack.server.db.queries import runs as queries
 from dstack.server.db.queries.runs import RunHead
 from dstack.server.operations import run_answers
-from dstack.server.settings import SshAddress
+from dstack.server.operations.connection_info import Door
 
 MAX_BYTES = 16 * 1024 * 1024
 FINISHED = frozenset(status.value for status in RunStatus if status.is_finished())
@@ -30,7 +30,7 @@ class FinishedRuns:
         self._texts: OrderedDict[tuple[UUID, View], tuple[RunHead, bytes]] = OrderedDict()
 
     async def load(
-        self, session: AsyncSession, heads: Sequence[RunHead], view: View, *, ssh: SshAddress | None
+        self, session: AsyncSession, heads: Sequence[RunHead], view: View, *, ssh: Door
     ) -> list[orjson.Fragment]:
         """The runs in the order of their heads; those that are not at hand in two queries."""
         texts = {head.id: self._find(head, view) for head in heads}

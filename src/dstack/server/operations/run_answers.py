@@ -16,7 +16,7 @@ from dstack.core.runs import RunStatus, RunTerminationReason
 from dstack.server import clock
 from dstack.server.db.queries import runs as queries
 from dstack.server.operations import connection_info
-from dstack.server.settings import SshAddress
+from dstack.server.operations.connection_info import Door
 
 Document = dict[str, Any]
 
@@ -45,13 +45,13 @@ async def load(
     session: AsyncSession,
     runs: Sequence[RowMapping],
     *,
-    ssh: SshAddress | None,
+    ssh: Door,
     with_jobs: bool = True,
     submissions: int | None = None,
 ) -> list[Document]:
     """One query for the jobs of all the runs. `submissions`: only the newest so many of each job.
 
-    `ssh`: where SSH leads into jobs that run (`Settings.ssh_address`).
+    `ssh`: the door into jobs that run (`Context.ssh`).
     """
     jobs: dict[UUID, list[RowMapping]] = {run["id"]: [] for run in runs}
     if with_jobs and submissions != 0:
@@ -60,7 +60,7 @@ async def load(
     return [to_document(run, jobs[run["id"]], ssh) for run in runs]
 
 
-def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: SshAddress | None) -> Document:
+def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: Door) -> Document:
     """`rows`: the submissions of its jobs in the order of replica, job, submission."""
     by_job = _by_job(rows)
     jobs = [_job(run, submissions, ssh) for submissions in by_job]
@@ -96,7 +96,7 @@ def _by_job(rows: Sequence[RowMapping]) -> list[list[RowMapping]]:
     return list(jobs.values())
 
 
-def _job(run: RowMapping, submissions: Sequence[RowMapping], ssh: SshAddress | None) -> Document:
+def _job(run: RowMapping, submissions: Sequence[RowMapping], ssh: Door) -> Document:
     latest = submissions[-1]
     return {
         "job_spec": orjson.Fragment(latest["job_spec"]),

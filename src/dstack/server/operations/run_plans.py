@@ -89,7 +89,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
     async with ctx.database.session() as session:
         row = await queries.find_by_id(session, at.project.id, run_id)
         assert row is not None
-        return (await run_answers.load(session, [row], ssh=ctx.settings.ssh_address))[0]
+        return (await run_answers.load(session, [row], ssh=ctx.ssh))[0]
 
 
 async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: RunSpec) -> RunSpec:

@@ -50,7 +50,7 @@ async def list_runs(ctx: Context, caller: Caller, page: ListRunsRequest) -> list
         )
         heads = await queries.list_heads(session, wanted)
         view = (page.include_jobs, page.job_submissions_limit)
-        return await ctx.finished_runs.load(session, heads, view, ssh=ctx.settings.ssh_address)
+        return await ctx.finished_runs.load(session, heads, view, ssh=ctx.ssh)
 
 
 async def _project_ids(
@@ -74,7 +74,7 @@ async def get_run(ctx: Context, at: InProject, wanted: GetRunRequest) -> Documen
         row = await _find(session, at, wanted)
         if row is None:
             raise ResourceNotExists(f"Run {wanted.run_name or wanted.id} does not exist")
-        return (await run_answers.load(session, [row], ssh=ctx.settings.ssh_address))[0]
+        return (await run_answers.load(session, [row], ssh=ctx.ssh))[0]
 
 
 async def _find(session: AsyncSession, at: InProject, wanted: GetRunRequest) -> RowMapping | None:
@@ -90,7 +90,7 @@ async def find_current(ctx: Context, session: AsyncSession, project_id: UUID, ru
     row = await queries.find_by_name(session, project_id, run_name) if run_name else None
     if row is None:
         return None
-    documents = await run_answers.load(session, [row], ssh=ctx.settings.ssh_address)
+    documents = await run_answers.load(session, [row], ssh=ctx.ssh)
     return Run.model_validate_json(run_answers.dump(documents[0]), extra="ignore")
 
 

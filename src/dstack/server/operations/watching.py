@@ -107,7 +107,7 @@ def _news(told: dict[UUID, bytes], documents: Iterable[Document]) -> Iterable[tu
 
 
 async def _first(ctx: Context, at: InProject, run_name: str | None) -> list[Document]:
-    ssh = ctx.settings.ssh_address
+    ssh = ctx.ssh
     async with ctx.database.session() as session:
         if run_name is None:
             wanted = queries.RunFilter(project_ids=[at.project.id], only_active=True, limit=1000)
@@ -122,7 +122,7 @@ async def _load(ctx: Context, at: InProject, ids: Iterable[UUID]) -> list[Docume
     async with ctx.database.session() as session:
         found = [await queries.find_by_id(session, at.project.id, run_id) for run_id in ids]
         rows = [row for row in found if row is not None]
-        return await run_answers.load(session, rows, ssh=ctx.settings.ssh_address)
+        return await run_answers.load(session, rows, ssh=ctx.ssh)
 
 
 async def follow_logs(

@@ -34,6 +34,12 @@ class SshDoor:
         self._acceptor: Any = None
         self._taken: set[asyncio.Task[None]] = set()
 
+    async def prepare(self) -> None:
+        """Makes the host key known before anybody asks. Without it `open` says why the door stays closed."""
+        with contextlib.suppress(DstackError):
+            key = await host_key.ensure(self.ctx.database, self.ctx.encryption)
+            self.ctx.ssh_host_key = " ".join(key.public.split()[:2])
+
     def open(self, listener: socket.socket | None) -> None:
         """Loads what is needed while the server runs already; those who connect meanwhile wait."""
         self._opening = asyncio.ensure_future(self._open(listener))
