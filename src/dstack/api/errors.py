@@ -4,8 +4,9 @@ DstackError
 └── ClientError
     ├── ConfigError             the client's own configuration: no project, a broken file
     ├── ServerUnreachable       no answer from the server (retryable)
-    └── ServerFailure           the server answered something that no client can act on (5xx, no JSON)
-        └── NotSupported            the server does not have this call (it is older, or not a dstack server)
+    ├── ServerFailure           the server answered something that no client can act on (5xx, no JSON)
+    │   └── NotSupported            the server does not have this call (it is older, or not a dstack server)
+    └── AttachError             no way into a job: not running, no key, no connection, a port in use
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class ServerFailure(ClientError):
 
 class NotSupported(ServerFailure):
     """The server does not have this call."""
+
+
+class AttachError(ClientError):
+    """There is no way into a job, or not the one that was asked for."""

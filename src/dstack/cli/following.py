@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Generator
+from typing import Any, Protocol
 
 from dstack.api.errors import NotSupported, ServerUnreachable
 from dstack.cli.context import Context
@@ -23,7 +23,17 @@ FINISHED = ("terminated", "failed", "done")
 Document = dict[str, Any]
 
 
-def iter_changes(context: Context, run_name: str) -> Iterator[Document]:
+class ByteSink(Protocol):
+    """Where the bytes of a log go."""
+
+    def write(self, data: bytes, /) -> object:
+        """Takes all of the bytes."""
+
+    def flush(self) -> object:
+        """Shows what was written."""
+
+
+def iter_changes(context: Context, run_name: str) -> Generator[Document, None, None]:
     """The run as it is now and at each change. Endless."""
     try:
         yield from _watch(context, run_name)
@@ -32,7 +42,7 @@ def iter_changes(context: Context, run_name: str) -> Iterator[Document]:
 
 
 def copy_log(
-    context: Context, run_name: str, submission_id: str, out: BinaryIO, *, start_time: str | None = None
+    context: Context, run_name: str, submission_id: str, out: ByteSink, *, start_time: str | None = None
 ) -> None:
     """Writes the log of a job as it grows, until it is complete."""
     sys.stdout.flush()
@@ -46,7 +56,7 @@ def print_stored_log(
     context: Context,
     run_name: str,
     submission_id: str,
-    out: BinaryIO,
+    out: ByteSink,
     *,
     start_time: str | None = None,
     diagnose: bool = False,
@@ -65,13 +75,13 @@ def print_stored_log(
             return
 
 
-def write_entry(entry: Document, out: BinaryIO) -> None:
+def write_entry(entry: Document, out: ByteSink) -> None:
     """Writes the bytes of a log entry."""
     out.write(base64.b64decode(entry["message"]))
     out.flush()
 
 
-def _watch(context: Context, run_name: str) -> Iterator[Document]:
+def _watch(context: Context, run_name: str) -> Generator[Document, None, None]:
     breaks = 0
     while True:
         try:
@@ -93,7 +103,7 @@ def _pause_after_break(breaks: int, error: ServerUnreachable) -> int:
     return breaks + 1
 
 
-def _poll(context: Context, run_name: str) -> Iterator[Document]:
+def _poll(context: Context, run_name: str) -> Generator[Document, None, None]:
     polls = 0
     while True:
         yield context.rest.runs.get(context.project, name=run_name)
@@ -102,7 +112,7 @@ def _poll(context: Context, run_name: str) -> Iterator[Document]:
 
 
 def _copy_stream(
-    context: Context, run_name: str, submission_id: str, out: BinaryIO, start_time: str | None
+    context: Context, run_name: str, submission_id: str, out: ByteSink, start_time: str | None
 ) -> None:
     """After a break it goes on after the last entry; entries of one moment are counted, so that none is lost."""
     breaks, seen = 0, 0
@@ -128,7 +138,7 @@ def _copy_stream(
 
 
 def _copy_pages(
-    context: Context, run_name: str, submission_id: str, out: BinaryIO, start_time: str | None
+    context: Context, run_name: str, submission_id: str, out: ByteSink, start_time: str | None
 ) -> None:
     is_last = False
     while True:
@@ -141,7 +151,7 @@ def _copy_pages(
 
 
 def _copy_new_pages(
-    context: Context, run_name: str, submission_id: str, out: BinaryIO, start_time: str | None
+    context: Context, run_name: str, submission_id: str, out: ByteSink, start_time: str | None
 ) -> str | None:
     """Writes all entries after the moment; returns the moment of the last one."""
     token: str | None = None

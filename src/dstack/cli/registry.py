@@ -19,6 +19,7 @@ class Command:
 
 COMMANDS = (
     Command("apply", "dstack.cli.commands.apply", "Apply a configuration"),
+    Command("attach", "dstack.cli.commands.attach", "Open a running job to this machine: ports, shell, log"),
     Command("completion", "dstack.cli.commands.completion", "Print a shell completion script", has_project=False),
     Command("delete", "dstack.cli.commands.delete", "Delete what a configuration made", aliases=("destroy",)),
     Command("event", "dstack.cli.commands.event", "Show what happened"),

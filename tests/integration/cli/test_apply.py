@@ -32,14 +32,22 @@ def task(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def planned(server: ReplayServer) -> ReplayServer:
+    """It plans a job without ports, so that tests that run at once do not take them from one another."""
     server.replay("11", "12", "13", "14")
+    status, plan = recorded("13")
+    server.on(f"{PROJECT}/runs/get_plan", (status, plan | {"job_plans": _without_ports(plan["job_plans"])}))
     return server
+
+
+def _without_ports(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [job | {"job_spec": job["job_spec"] | {"app_specs": []}} for job in jobs]
 
 
 def _run(status: str, **fields: Any) -> dict[str, Any]:
     run: dict[str, Any] = recorded("14")[1]
     submission = run["latest_job_submission"] | {"status": status, "status_message": status}
-    job = run["jobs"][0] | {"job_submissions": [submission]}
+    [job] = _without_ports(run["jobs"])
+    job |= {"job_submissions": [submission]}
     return (
         run
         | {"status": status, "status_message": status, "jobs": [job], "latest_job_submission": submission}

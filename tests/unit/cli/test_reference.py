@@ -14,13 +14,12 @@ from dstack.cli.main import build_parser
 PAGE = (Path(__file__).parents[2] / "reference" / "cli.md").read_text()
 FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*", re.IGNORECASE)
 ELSEWHERE = {
-    "attach": "comes with the SSH door",
     "preset": "presets are made by a coding agent and kept by a hosted service, neither of which there is here",
 }
 """Commands of the reference that this program does not have."""
 ALIASES = ("destroy",)
-NOT_APPLIED = {"--keep-service", "--trials", "--previous", "--host"}
-"""Flags of configurations of presets, and of attaching."""
+NOT_APPLIED = {"--keep-service", "--trials", "--previous"}
+"""Flags of configurations of presets."""
 
 
 def section(title: str) -> str:

@@ -69,3 +69,8 @@ class RestClient:
     def base_url(self) -> str:
         """The server's URL, without a slash at its end."""
         return self.connection.base_url
+
+    @property
+    def token(self) -> str | None:
+        """The user's token; None on calls before a login."""
+        return self.connection.token

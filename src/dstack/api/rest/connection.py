@@ -54,7 +54,7 @@ class Connection:
     def __init__(self, base_url: str, token: str | None, trace: Callable[[str], None] | None = None) -> None:
         self._trace = trace
         self.base_url = base_url.rstrip("/")
-        self._token = token
+        self.token = token
         self._parts = _split_url(self.base_url)
         if token is not None and not (token.isascii() and token.isprintable()):
             raise ConfigError("The token has characters that no token has: copy it again")
@@ -92,7 +92,7 @@ class Connection:
             self._http = None
 
     def _fork(self) -> Connection:
-        return Connection(self.base_url, self._token, self._trace)
+        return Connection(self.base_url, self.token, self._trace)
 
     def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Any:
         response = self._send(method, path, body, headers)
@@ -133,8 +133,8 @@ class Connection:
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "*/*", "X-API-VERSION": os.environ.get(VERSION_VARIABLE) or COMPATIBILITY_LEVEL}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
         return headers
 
     def _connected(self) -> http.client.HTTPConnection:

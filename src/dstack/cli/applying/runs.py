@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dstack.api.archives import upload_files
+from dstack.api.ssh.ports import ReservedPorts
 from dstack.api.wire import dump_current_run, dump_run_spec
+from dstack.cli.applying.attached import reserve_ports
 from dstack.cli.applying.configure import configure_run
 from dstack.cli.applying.repos import attach_repo
 from dstack.cli.context import Context
@@ -32,8 +36,19 @@ STOP_POLL_INTERVAL = 1.0
 Document = dict[str, Any]
 
 
-def submit_run(context: Context, file: ConfigurationFile, args: argparse.Namespace) -> Document | None:
-    """Plans, asks and applies; returns the run, or None when nothing was to be done or the answer was no."""
+@dataclass(frozen=True)
+class Submitted:
+    """A run that was sent, and the local ports that are reserved for it; None when nobody stays with it."""
+
+    run: Document
+    ports: ReservedPorts | None
+
+
+def submit_run(context: Context, file: ConfigurationFile, args: argparse.Namespace) -> Submitted | None:
+    """Plans, asks and applies; returns None when nothing was to be done or the answer was no.
+
+    Local ports are taken before anything is sent.
+    """
     spec = make_run_spec(context, file, args)
     document = dump_run_spec(spec)
     answer = context.rest.runs.get_plan(
@@ -48,12 +63,17 @@ def submit_run(context: Context, file: ConfigurationFile, args: argparse.Namespa
     current = plan.current_resource
     if not _is_agreed(plan, answer, args):
         return None
-    if current is not None and not current.status.is_finished() and _must_replace(plan):
-        _stop_and_wait(context, spec.run_name or current.run_spec.run_name or "")
-        current = None
-    return context.rest.runs.apply(
-        context.project, document, None if current is None else dump_current_run(current), force=args.force
-    )
+    ports = None if args.detach else reserve_ports(answer, getattr(args, "host", None), context.rest.base_url)
+    with contextlib.ExitStack() as freed_on_error:
+        if ports is not None:
+            freed_on_error.callback(ports.release)
+        if current is not None and not current.status.is_finished() and _must_replace(plan):
+            _stop_and_wait(context, spec.run_name or current.run_spec.run_name or "")
+            current = None
+        sent = None if current is None else dump_current_run(current)
+        run = context.rest.runs.apply(context.project, document, sent, force=args.force)
+        freed_on_error.pop_all()
+    return Submitted(run, ports)
 
 
 def make_run_spec(context: Context, file: ConfigurationFile, args: argparse.Namespace) -> RunSpec:

@@ -53,6 +53,7 @@ def add_type_arguments(parser: argparse.ArgumentParser, kind: str | None) -> Non
         parser.add_argument(
             "-p", "--port", dest="ports", action="append", metavar="[LOCAL:]REMOTE", help="A port (repeatable)"
         )
+        parser.add_argument("--host", help="Where ports are forwarded to (default: localhost)")
     if kind != "fleet":
         from dstack.cli.applying.repos import add_repo_arguments
 
@@ -91,17 +92,18 @@ def _apply(context: Context, file: ConfigurationFile, kind: str, args: argparse.
         from dstack.cli.applying.volumes import apply_volume
 
         return apply_volume(context, file, args)
-    from dstack.cli.applying.attached import follow_run
+    from dstack.cli.applying.attached import Follower
     from dstack.cli.applying.runs import submit_run
 
-    run = submit_run(context, file, args)
-    if run is None:
+    submitted = submit_run(context, file, args)
+    if submitted is None:
         return 0
-    name = run["run_spec"]["run_name"]
-    if args.detach:
+    name = submitted.run["run_spec"]["run_name"]
+    if submitted.ports is None:
         print(f"The run {name} is submitted; see it with `dstack ps` and `dstack logs -f {name}`.")
         return 0
-    return follow_run(context, run, ask_on_interrupt=not args.yes)
+    follower = Follower(context, name, submitted.ports, ssh_identity=args.ssh_identity)
+    return follower.follow(ask_on_interrupt=not args.yes)
 
 
 def _check_flags(args: argparse.Namespace, kind: str) -> None:
