@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.harness import TOKEN, ServerProcess, wait_for
+from tests.e2e.harness import TOKEN, ServerProcess, agent_call, wait_for
 from tests.fixtures.ports import take_free_port
 
 PROGRAM = """
@@ -166,3 +168,72 @@ def test_b6_replicas_are_probed(service: Service) -> None:
     wait_for("the other one alone", lambda: ill["id"] not in {service.ask()[1]["job"] for _ in range(12)})
     (service.folder / f"ill-{ill['id']}").unlink()
     wait_for("both again", lambda: len({service.ask()[1]["job"] for _ in range(12)}) == 2)
+
+
+CRASHES = ("run:after-record:1", "job:before-facts:1", "job:after-record:6")
+
+
+def test_a_rollout_goes_on_though_the_server_dies(service: Service) -> None:
+    """At different points, each in a rollout of its own: one replica of the new version is left each time."""
+    server = service.server
+    service.apply("0")
+    wait_for("the service", lambda: service.ask()[0] == 200)
+    for number, crash_at in enumerate(CRASHES, 1):
+        assert server.stop() == 0
+        server.start(DSTACK_TEST_CRASH_AT=crash_at)
+        version = str(number)
+        with contextlib.suppress(OSError, http.client.HTTPException):  # it may die while it answers
+            service.apply(version)
+        assert server.process is not None
+        assert server.process.wait(timeout=30) == -signal.SIGKILL, crash_at
+        server.start()
+        if server.run("web")["run_spec"]["configuration"]["env"]["VERSION"] != version:
+            service.apply(version)
+        wait_for(f"version {version} after {crash_at}", service.is_settled(1, number), 60)
+        assert service.versions() == {version}, crash_at
+        tasks = agent_call(server.home, "GET", "/v1/tasks")["tasks"]
+        assert [task["status"] for task in tasks] == ["running"], crash_at
+    assert "Traceback" not in server.output
+
+
+def test_an_update_and_a_stop_may_come_during_a_rollout(service: Service) -> None:
+    server = service.server
+    slow = [{"type": "http", "url": "/health", "interval": "1s", "ready_after": 1000}]
+    service.apply("one")
+    wait_for("the service", lambda: service.ask()[0] == 200)
+    service.apply("two", probes=slow)
+    wait_for("a replica that is not ready", lambda: len(service.replicas()) == 2)
+    assert service.versions() == {"one"}
+    service.apply("three")
+    wait_for("the third version", service.is_settled(1, 2), 60)
+    assert service.versions() == {"three"}
+
+    service.apply("four", probes=slow)
+    wait_for("a replica that is not ready", lambda: len(service.replicas()) == 2)
+    server.post("/api/project/main/runs/stop", {"runs_names": ["web"], "abort": False})
+    run = server.wait_run("web", "terminated")
+    assert {job["job_submissions"][-1]["finished_at"] is not None for job in run["jobs"]} == {True}
+    wait_for("nothing is left", lambda: agent_call(server.home, "GET", "/v1/tasks")["tasks"] == [])
+    assert service.ask()[0] == 404
+
+
+def test_two_servers_wake_count_and_replace_together(
+    make_server: Callable[..., ServerProcess], postgres_url: str, tmp_path: Path
+) -> None:
+    """On one PostgreSQL: what one server sees has effects that the other carries out, and both publish."""
+    shared = {"DSTACK_DATABASE_URL": postgres_url, "DSTACK_SERVER_DIR": str(tmp_path / "shared")}
+    first, second = (make_server(name, **shared).start() for name in ("first", "second"))
+    service, other = Service(first, tmp_path), Service(second, tmp_path)
+    other.port = service.port
+    (tmp_path / "program.py").write_text(PROGRAM.replace("PORT", str(service.port)))
+    scaling = {"metric": "rps", "target": 1000, "scale_down_delay": "1h"}
+    service.apply("one", replicas="0..1", scaling=scaling)
+    assert other.ask()[0] == 200
+    assert service.ask()[0] == 200
+    with service.requests() as seen, other.requests() as seen_by_other:
+        other.apply("two", replicas="0..1", scaling=scaling)
+        wait_for("the new version", service.is_settled(1, 1), 60)
+        assert service.versions() == other.versions() == {"two"}
+    assert (set(seen), set(seen_by_other)) == ({200}, {200})
+    for server in (first, second):
+        assert "Traceback" not in server.output
