@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Row, Table, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Executable, Float, Row, Table, and_, bindparam, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 
@@ -29,13 +30,22 @@ def _db_now() -> ColumnElement[datetime]:
     return func.timezone("UTC", func.clock_timestamp())
 
 
-def _db_in(seconds: float) -> ColumnElement[Any]:
-    return _db_now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+def _db_in(parameter: str) -> ColumnElement[Any]:
+    """So many seconds, a parameter of that name, from now."""
+    return _db_now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam(parameter, type_=Float()))
+
+
+# The statements of every pass are built once each: putting one together takes longer than running it.
+
+
+@cache
+def _read_head(table: Table) -> Executable:
+    columns = (table.c.status, table.c.version, table.c.attempts, table.c.wake_at)
+    return select(*columns).where(table.c.id == bindparam("row_id"))
 
 
 async def read_head(session: AsyncSession, table: Table, id: UUID) -> Head | None:
-    columns = (table.c.status, table.c.version, table.c.attempts, table.c.wake_at)
-    row = (await session.execute(select(*columns).where(table.c.id == id))).first()
+    row = (await session.execute(_read_head(table), {"row_id": id})).first()
     return None if row is None else _head(row)
 
 
@@ -43,19 +53,25 @@ async def exists(session: AsyncSession, table: Table, id: UUID) -> bool:
     return (await session.execute(select(table.c.id).where(table.c.id == id))).first() is not None
 
 
+@cache
+def _acquire(table: Table) -> Executable:
+    free = or_(table.c.lease_until.is_(None), table.c.lease_until < _db_now())
+    row_id = select(table.c.id).where(table.c.id == bindparam("row_id"), free)
+    row_id = row_id.with_for_update(skip_locked=True, key_share=True)
+    return (
+        update(table)
+        .where(table.c.id == row_id.scalar_subquery())
+        .values(lease_owner=bindparam("owner"), lease_token=bindparam("token"), lease_until=_db_in("seconds"))
+        .returning(table.c.status, table.c.version, table.c.attempts, table.c.wake_at)
+    )
+
+
 async def acquire(session: AsyncSession, table: Table, id: UUID, owner: str, seconds: float) -> Head | None:
     """Takes the lease unless somebody else's holds. Skips a row that another transaction is changing, not one that
     other rows are being added to (`key_share`)."""
-    free = or_(table.c.lease_until.is_(None), table.c.lease_until < _db_now())
-    row_id = select(table.c.id).where(table.c.id == id, free).with_for_update(skip_locked=True, key_share=True)
     token = uuid4()
-    statement = (
-        update(table)
-        .where(table.c.id == row_id.scalar_subquery())
-        .values(lease_owner=owner, lease_token=token, lease_until=_db_in(seconds))
-        .returning(table.c.status, table.c.version, table.c.attempts, table.c.wake_at)
-    )
-    row = (await session.execute(statement)).first()
+    values = {"row_id": id, "owner": owner, "token": token, "seconds": seconds}
+    row = (await session.execute(_acquire(table), values)).first()
     return None if row is None else _head(row, token)
 
 
@@ -67,12 +83,32 @@ async def renew(session: AsyncSession, table: Table, tokens: Sequence[UUID], sec
     """But for rows that are being changed at this moment: waiting for several in turn invites deadlocks."""
     held = table.c.lease_token.in_(tokens)
     ids = select(table.c.id).where(held).with_for_update(skip_locked=True, key_share=True)
-    await session.execute(update(table).where(table.c.id.in_(ids)).values(lease_until=_db_in(seconds)))
+    longer = update(table).where(table.c.id.in_(ids)).values(lease_until=_db_in("seconds"))
+    await session.execute(longer, {"seconds": seconds})
+
+
+@cache
+def _release(table: Table) -> Executable:
+    statement = update(table).where(table.c.id == bindparam("row_id"), table.c.lease_token == bindparam("token"))
+    return statement.values(_FREE)
 
 
 async def release(session: AsyncSession, table: Table, id: UUID, token: UUID) -> None:
-    statement = update(table).where(table.c.id == id, table.c.lease_token == token)
-    await session.execute(statement.values(lease_owner=None, lease_token=None, lease_until=None))
+    await session.execute(_release(table), {"row_id": id, "token": token})
+
+
+_FREE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
+
+
+@cache
+def _write(table: Table, columns: tuple[str, ...], is_leased: bool, free: bool) -> Executable:
+    guard = and_(table.c.id == bindparam("row_id"), table.c.version == bindparam("known_version"))
+    if is_leased:
+        guard = and_(guard, table.c.lease_token == bindparam("token"))
+    changes: dict[str, Any] = {name: bindparam(f"new_{name}") for name in (*columns, "version")}
+    if is_leased and free:
+        changes |= _FREE
+    return update(table).where(guard).values(changes).returning(table.c.id)
 
 
 async def write(
@@ -82,13 +118,12 @@ async def write(
 
     `free`: gives the lease back with it.
     """
-    guard = and_(table.c.id == id, table.c.version == head.version)
-    changes = {**values, "version": head.version + 1}
-    if head.token is not None:
-        guard = and_(guard, table.c.lease_token == head.token)
-        if free:
-            changes |= {"lease_owner": None, "lease_token": None, "lease_until": None}
-    result = await session.execute(update(table).where(guard).values(changes).returning(table.c.id))
+    statement = _write(table, tuple(values), head.token is not None, free)
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    guard = {"row_id": id, "known_version": head.version, "token": head.token, "new_version": head.version + 1}
+    if head.token is None:
+        del guard["token"]
+    result = await session.execute(statement, {**parameters, **guard})
     return result.first() is not None
 
 

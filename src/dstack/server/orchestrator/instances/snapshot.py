@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.events import EventTargetType
@@ -23,6 +23,16 @@ from dstack.server.orchestrator.sharing import wake_sharers
 
 FINISHED_JOBS = tuple(status.value for status in JobStatus if status.is_finished())
 
+# Built once: putting a statement together takes longer than running it.
+_INSTANCE = (
+    select(InstanceRow, FleetRow.spec)
+    .outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
+    .where(InstanceRow.id == bindparam("instance_id"))
+)
+_UNFINISHED_JOBS = select(JobRow.id).where(
+    JobRow.instance_id == bindparam("instance_id"), JobRow.status.not_in(FINISHED_JOBS)
+)
+
 
 class InstanceKind:
     """See `decision.ResourceKind`."""
@@ -32,13 +42,11 @@ class InstanceKind:
 
     async def load(self, session: AsyncSession, id: UUID) -> InstanceSnapshot | None:
         """Three queries."""
-        query = select(InstanceRow, FleetRow.spec).outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
-        found = (await session.execute(query.where(InstanceRow.id == id))).first()
+        found = (await session.execute(_INSTANCE, {"instance_id": id})).first()
         if found is None:
             return None
         row, fleet_spec = found
-        unfinished = (JobRow.instance_id == id, JobRow.status.not_in(FINISHED_JOBS))
-        jobs = tuple(await session.scalars(select(JobRow.id).where(*unfinished)))
+        jobs = tuple(await session.scalars(_UNFINISHED_JOBS, {"instance_id": id}))
         return _snapshot(row, jobs, may_shrink=await _may_shrink(session, row, fleet_spec))
 
     def decide(self, snapshot: InstanceSnapshot, now: datetime) -> Decision[InstanceStatus]:

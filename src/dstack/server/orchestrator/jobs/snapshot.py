@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.agent.protocol import TaskState
@@ -39,6 +39,14 @@ from dstack.server.orchestrator.sharing import wake_sharers
 from dstack.server.planning.placed import Held, placed_values
 from dstack.server.planning.replicas import is_ready, takes_requests
 
+_JOB = (
+    select(JobRow, RunRow.run_spec, RunRow.status, RunRow.stop_requested, InstanceRow)
+    .join(RunRow, RunRow.id == JobRow.run_id)
+    .outerjoin(InstanceRow, InstanceRow.id == JobRow.instance_id)
+    .where(JobRow.id == bindparam("job_id"))
+)
+"""Built once: putting it together takes longer than running it."""
+
 
 class JobKind:
     """See `decision.ResourceKind`."""
@@ -48,10 +56,7 @@ class JobKind:
 
     async def load(self, session: AsyncSession, id: UUID) -> JobSnapshot | None:
         """One query; one more where nodes wait for each other, for a utilization policy, and for draining."""
-        columns = (RunRow.run_spec, RunRow.status, RunRow.stop_requested)
-        query = select(JobRow, *columns, InstanceRow).join(RunRow, RunRow.id == JobRow.run_id)
-        query = query.outerjoin(InstanceRow, InstanceRow.id == JobRow.instance_id).where(JobRow.id == id)
-        found = (await session.execute(query)).first()
+        found = (await session.execute(_JOB, {"job_id": id})).first()
         if found is None:
             return None
         job, run_spec, run_status, stop_requested, instance = found

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -47,6 +47,11 @@ _COLUMNS = (
     J.exit_status,
     J.termination_reason_message,
 )
+# Built once: putting a statement together takes longer than running it.
+_RUN = select(RunRow).where(RunRow.id == bindparam("run_id"))
+_JOBS = (
+    select(*_COLUMNS).where(J.run_id == bindparam("run_id")).order_by(J.replica_num, J.job_num, J.submission_num)
+)
 
 
 class RunKind:
@@ -57,11 +62,10 @@ class RunKind:
 
     async def load(self, session: AsyncSession, id: UUID) -> RunSnapshot | None:
         """Two queries; one more for a service that scales with its requests."""
-        run = await session.scalar(select(RunRow).where(RunRow.id == id))
+        run = await session.scalar(_RUN, {"run_id": id})
         if run is None:
             return None
-        query = select(*_COLUMNS).where(J.run_id == id).order_by(J.replica_num, J.job_num, J.submission_num)
-        jobs = (await session.execute(query)).mappings().all()
+        jobs = (await session.execute(_JOBS, {"run_id": id})).mappings().all()
         groups = _groups(run)
         scales = any(group.scaling is not None for group in groups)
         seen = await loads.read(session, id, clock.now()) if scales else None
