@@ -79,54 +79,72 @@ async def instance_of(control: Control, run_id: UUID) -> dict[str, Any]:
     return offer
 
 
+ASKED: list[tuple[dict[str, Any], str]] = [
+    ({}, "small"),
+    ({"regions": ["EU"]}, "zoned"),
+    ({"instance_types": ["zoned", "spotty"]}, "zoned"),
+    ({"availability_zones": ["eu-2"], "regions": ["eu"]}, "zoned"),
+    ({"spot_policy": "spot"}, "spotty"),
+    ({"spot_policy": "auto"}, "spotty"),
+]
+LONG = {"DSTACK_SIM_DURATION": "1000"}
+
+
+async def test_the_new_instance_is_what_the_run_asks_for(cloud: tuple[Control, Simulator]) -> None:
+    """Each keeps its instance, so that none takes that of another."""
+    control, _ = cloud
+    await control.prepare()
+    ids = [
+        await control.submit(f"run-{num}", commands=["true"], env=LONG, **asked)
+        for num, (asked, _) in enumerate(ASKED)
+    ]
+    for run_id, (asked, name) in zip(ids, ASKED, strict=True):
+        assert (await control.until_status(run_id, "running", "failed")).status == "running", asked
+        offer = await instance_of(control, run_id)
+        assert offer["instance"]["name"] == name, asked
+        assert offer["availability_zones"] == asked.get("availability_zones", offer["availability_zones"])
+    for run_id in ids:
+        await control.request_stop(run_id)
+        await control.until_status(run_id, "terminated")
+
+
 @pytest.mark.parametrize(
-    ("fleet", "run", "name"),
-    [
-        ({}, {}, "small"),
-        ({}, {"regions": ["EU"]}, "zoned"),
-        ({}, {"instance_types": ["zoned", "spotty"]}, "zoned"),
-        ({}, {"availability_zones": ["eu-2"], "regions": ["eu"]}, "zoned"),
-        ({"availability_zones": ["eu-2"], "regions": ["eu"]}, {}, "zoned"),
-        ({}, {"spot_policy": "spot"}, "spotty"),
-        ({}, {"spot_policy": "auto"}, "spotty"),
-        ({"spot_policy": "spot"}, {}, "spotty"),
-    ],
+    ("fleet", "name"),
+    [({"availability_zones": ["eu-2"], "regions": ["eu"]}, "zoned"), ({"spot_policy": "spot"}, "spotty")],
 )
-async def test_the_new_instance_is_what_was_asked_for(
-    cloud: tuple[Control, Simulator], fleet: dict[str, Any], run: dict[str, Any], name: str
+async def test_the_new_instance_is_what_the_fleet_asks_for(
+    cloud: tuple[Control, Simulator], fleet: dict[str, Any], name: str
 ) -> None:
     control, _ = cloud
     await control.prepare(**fleet)
-    run_id = await control.submit("one", commands=["true"], env=SHORT, **run)
+    run_id = await control.submit("one", commands=["true"], env=SHORT)
     assert (await control.until_status(run_id, "done", "failed")).status == "done"
-    offer = await instance_of(control, run_id)
-    assert offer["instance"]["name"] == name
-    zones = {**fleet, **run}.get("availability_zones")
-    assert zones is None or offer["availability_zones"] == zones
+    assert (await instance_of(control, run_id))["instance"]["name"] == name
 
 
-@pytest.mark.parametrize(
-    ("fleet", "run", "why"),
-    [
-        ({}, {"max_price": 0.01}, "over the maximum"),
-        ({}, {"reservation": "r-1"}, "nobody can reserve it"),
-        ({}, {"availability_zones": ["asia-1"], "regions": ["eu"]}, "in none of the availability zones"),
-        ({}, {"creation_policy": "reuse"}, "No capacity"),
-        ({}, {"fleets": ["g"]}, "No fleets among g"),
-        ({}, {"instances": ["f-7"]}, "No capacity"),
-        ({"regions": ["eu"]}, {"regions": ["us"]}, "the fleet has eu, the run has us"),
-    ],
-)
-async def test_what_cannot_be_had_is_told(
-    cloud: tuple[Control, Simulator], fleet: dict[str, Any], run: dict[str, Any], why: str
-) -> None:
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"max_price": 0.01}, "over the maximum"),
+    ({"reservation": "r-1"}, "nobody can reserve it"),
+    ({"availability_zones": ["asia-1"], "regions": ["eu"]}, "in none of the availability zones"),
+    ({"creation_policy": "reuse"}, "No capacity"),
+    ({"fleets": ["g"]}, "No fleets among g"),
+    ({"instances": ["f-7"]}, "No capacity"),
+    ({"regions": ["us"]}, "the fleet has eu, the run has us"),
+]
+
+
+async def test_what_cannot_be_had_is_told(cloud: tuple[Control, Simulator]) -> None:
     control, _ = cloud
-    await control.prepare(**fleet)
-    run_id = await control.submit("one", commands=["true"], env=SHORT, **run)
-    assert (await control.until_status(run_id, "done", "failed")).status == "failed"
-    [job] = await control.jobs(run_id)
-    assert job.termination_reason == "failed_to_start_due_to_no_capacity"
-    assert why in (job.termination_reason_message or "")
+    await control.prepare(regions=["eu"])
+    ids = [
+        await control.submit(f"run-{num}", commands=["true"], env=SHORT, **asked)
+        for num, (asked, _) in enumerate(REFUSED)
+    ]
+    for run_id, (asked, why) in zip(ids, REFUSED, strict=True):
+        assert (await control.until_status(run_id, "done", "failed")).status == "failed", asked
+        [job] = await control.jobs(run_id)
+        assert job.termination_reason == "failed_to_start_due_to_no_capacity", asked
+        assert why in (job.termination_reason_message or ""), asked
 
 
 async def test_tags_of_fleet_and_run_are_given_to_the_cloud(cloud: tuple[Control, Simulator]) -> None:

@@ -25,7 +25,7 @@ from dstack.core.runs import RunSpec
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import fleets as queries
-from dstack.server.db.queries.instances import count_busy_gpus
+from dstack.server.db.queries.instances import count_own_gpus
 from dstack.server.operations.context import Context, InProject
 from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet, reusing
 from dstack.server.planning.offers import (
@@ -56,8 +56,8 @@ class Fleet:
     project_id: UUID
     is_imported: bool = False
     instances: Sequence[RowMapping] = field(default_factory=list)
-    busy_gpus: Mapping[UUID, int] = field(default_factory=dict)
-    """Of the server's own machine, by instance."""
+    own_gpus: int = 0
+    """Of the server's own machine, those that jobs have."""
 
     @property
     def called(self) -> FleetName:
@@ -161,15 +161,10 @@ async def _load_fleets(database: Database, project_id: UUID) -> list[Fleet]:
         rows = await queries.list_of_project(session, project_id, only_active=True, with_imported=True)
         rows = [row for row in rows if row["status"] == FleetStatus.ACTIVE.value]
         instances: dict[UUID, list[RowMapping]] = {row["id"]: [] for row in rows}
-        living = [
-            instance
-            for instance in await queries.list_instances(session, list(instances))
-            if instance["status"] != InstanceStatus.TERMINATED.value
-        ]
-        own = [instance["id"] for instance in living if instance["backend"] == OWN_MACHINE]
-        busy_gpus = await count_busy_gpus(session, own)
-        for instance in living:
-            instances[instance["fleet_id"]].append(instance)
+        for instance in await queries.list_instances(session, list(instances)):
+            if instance["status"] != InstanceStatus.TERMINATED.value:
+                instances[instance["fleet_id"]].append(instance)
+        own_gpus = await count_own_gpus(session)
     return [
         Fleet(
             row["name"],
@@ -178,7 +173,7 @@ async def _load_fleets(database: Database, project_id: UUID) -> list[Fleet]:
             row["project_id"],
             row["project_id"] != project_id,
             instances[row["id"]],
-            busy_gpus,
+            own_gpus,
         )
         for row in rows
     ]
@@ -192,7 +187,7 @@ def job_offers(market: Market, wish: Wish) -> list[InstanceOfferWithAvailability
         needed = reusing(fleet.spec, wish.requirements, wish.profile.spot_policy)
         if not isinstance(needed, NotUsable):
             instances = [
-                _existing(row, fleet.busy_gpus) for row in _targeted(fleet, wish.profile.instances) if row["offer"]
+                _existing(row, fleet.own_gpus) for row in _targeted(fleet, wish.profile.instances) if row["offer"]
             ]
             for found in reusable(instances, needed, alone(needed, wish.profile).limits, view=wish.view):
                 existing.append((not found.offer.availability.is_available(), found.offer.price, found.offer))
@@ -264,7 +259,7 @@ def _names(fleet: Fleet, row: RowMapping) -> InstanceNames:
     return InstanceNames(fleet.called, row["instance_num"], row["name"], address.get("hostname"))
 
 
-def _existing(row: RowMapping, busy_gpus: Mapping[UUID, int]) -> ExistingInstance:
+def _existing(row: RowMapping, own_gpus: int) -> ExistingInstance:
     return ExistingInstance(
         id=row["id"],
         backend=row["backend"] or "",
@@ -273,7 +268,7 @@ def _existing(row: RowMapping, busy_gpus: Mapping[UUID, int]) -> ExistingInstanc
         total_blocks=row["total_blocks"] or 1,
         busy_blocks=row["busy_blocks"],
         unreachable=row["unreachable_since"] is not None and row["backend"] != OWN_MACHINE,
-        busy_gpus=busy_gpus.get(row["id"], 0),
+        busy_gpus=own_gpus if row["backend"] == OWN_MACHINE else 0,
     )
 
 

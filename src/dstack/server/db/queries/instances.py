@@ -18,6 +18,9 @@ from dstack.server.db.queries.metrics import LIVE_JOBS
 from dstack.server.db.queries.paging import page
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow
 
+OWN_BACKEND = "local"
+"""Of the machine that the server runs on, which all projects share."""
+
 
 @dataclass(frozen=True)
 class InstanceFilter:
@@ -87,10 +90,8 @@ async def find_by_name(
     return await session.scalar(query.limit(1))
 
 
-async def count_busy_gpus(session: AsyncSession, instance_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """How many GPUs of these instances unfinished jobs were given."""
-    if not instance_ids:
-        return {}
-    unfinished = (JobRow.instance_id.in_(instance_ids), JobRow.status.in_(LIVE_JOBS))
-    query = select(JobRow.instance_id, func.sum(JobRow.gpus)).where(*unfinished).group_by(JobRow.instance_id)
-    return {id: count or 0 for id, count in await session.execute(query) if id is not None}
+async def count_own_gpus(session: AsyncSession) -> int:
+    """How many GPUs of the server's own machine unfinished jobs were given, those of all projects together."""
+    own = select(InstanceRow.id).where(InstanceRow.backend == OWN_BACKEND)
+    given = select(func.sum(JobRow.gpus)).where(JobRow.instance_id.in_(own), JobRow.status.in_(LIVE_JOBS))
+    return await session.scalar(given) or 0

@@ -70,11 +70,12 @@ class PlacementKind:
         living = (InstanceRow.fleet_id.in_(ids), InstanceRow.status.not_in(_GONE))
         rows = list(await session.scalars(select(InstanceRow).where(*living)))
         usable = [row for row in rows if row.terminate_requested is None and _is_reachable(row)]
-        gpus = await instance_queries.count_busy_gpus(session, [row.id for row in usable if row.backend == LOCAL])
+        has_own = any(row.backend == LOCAL for row in usable)
+        own_gpus = await instance_queries.count_own_gpus(session) if has_own else 0
         return PlacementSnapshot(
             project_id=id,
             jobs=jobs,
-            instances=tuple(_instance(row, gpus.get(row.id, 0)) for row in usable),
+            instances=tuple(_instance(row, own_gpus if row.backend == LOCAL else 0) for row in usable),
             fleets=tuple(
                 replace(
                     _fleet(fleet, name, types.get(fleet.project_id, ()), rows),
