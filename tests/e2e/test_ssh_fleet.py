@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.e2e.harness import Cli, ServerProcess, wait_for
-from tests.fixtures.ssh_hosts import SSHNetwork
+from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 
 
 def ssh_fleet(network: SSHNetwork, hosts: list[Any], **ssh: Any) -> dict[str, Any]:
@@ -50,3 +50,81 @@ def test_a_host_becomes_idle_runs_a_job_and_is_left_as_it_was(cli: Cli, ssh_netw
     assert cli("logs", "far") == (0, f"{host.name}\ndone\n")
     server.post("/api/project/main/fleets/delete", {"names": ["onprem"]})
     wait_for("the agent to be gone", lambda: "agent.pyz" not in host.run("ps ax || true"))
+
+
+def test_what_is_wrong_with_a_host_is_told_and_tried_again(server: ServerProcess, ssh_network: SSHNetwork) -> None:
+    locked, fake, good = ssh_network.add(), ssh_network.add(), ssh_network.add()
+    authorized = locked.folder / "root/.ssh/authorized_keys"
+    authorized.write_text("")
+    hosts = [locked.address, {"hostname": fake.address, "host_key": locked.host_key}, good.address]
+    apply(server, ssh_fleet(ssh_network, hosts))
+
+    def told(host: SSHHost, words: str) -> bool:
+        found = {one["hostname"]: one for one in instances(server)}[host.address]
+        return found["status"] == "pending" and words in (found["termination_reason_message"] or "")
+
+    wait_for("the refused login", lambda: told(locked, "refused the login"), 60)
+    wait_for("the other key", lambda: told(fake, "shows another host key"), 60)
+    wait_for(
+        "the good host",
+        lambda: {one["hostname"]: one["status"] for one in instances(server)}[good.address] == "idle",
+        60,
+    )
+    authorized.write_text(f"{ssh_network.public_key}\n")
+    wait_for(
+        "the host that lets us in now",
+        lambda: {one["hostname"]: one["status"] for one in instances(server)}[locked.address] == "idle",
+        90,
+    )
+
+
+def test_hosts_come_and_go_with_the_file(server: ServerProcess, ssh_network: SSHNetwork) -> None:
+    first, second = ssh_network.add(), ssh_network.add()
+    apply(server, ssh_fleet(ssh_network, [first.address]))
+    wait_idle(server, 1)
+    apply(server, ssh_fleet(ssh_network, [second.address]))
+    wait_for("only the second", lambda: [one["hostname"] for one in instances(server)] == [second.address], 60)
+    wait_idle(server, 1)
+    assert "agent.pyz" not in first.run("ps ax")
+
+
+def test_a_job_outlives_its_agent_its_server_and_the_connection(cli: Cli, ssh_network: SSHNetwork) -> None:
+    server, host = cli.server, ssh_network.add()
+    apply(server, ssh_fleet(ssh_network, [host.address]))
+    wait_idle(server, 1)
+    count = "i=0; while [ $i -lt 80 ]; do i=$((i+1)); echo $i; sleep 0.1; done"
+    server.submit("long", [count], fleets=["onprem"])
+    server.wait_run("long", "running")
+    host.run("kill -9 $(cat /var/lib/dstack/agent.lock)")
+    server.kill()
+    host.run("pkill -f '[s]shd: root' || true")
+    server.start()
+    server.wait_run("long", "done")
+    assert cli("logs", "long") == (0, "".join(f"{number}\n" for number in range(1, 81)))
+
+
+def test_a_host_behind_another_one(server: ServerProcess, ssh_network: SSHNetwork) -> None:
+    jump, inner = ssh_network.add(), ssh_network.add()
+    inner.run(f"iptables -A INPUT -s {ssh_network.subnet}.1 -j DROP")
+    key = {"public": "", "private": ssh_network.key_path.read_text()}
+    through = {"hostname": jump.address, "user": "root", "identity_file": "id", "ssh_key": key}
+    apply(server, ssh_fleet(ssh_network, [inner.address], proxy_jump=through))
+    wait_idle(server, 1)
+    server.submit("inner", ["hostname | grep -q inner || true; echo in"], fleets=["onprem"])
+    server.wait_run("inner", "done")
+
+
+def test_a_changed_host_key_is_refused_and_the_host_stays(server: ServerProcess, ssh_network: SSHNetwork) -> None:
+    host = ssh_network.add()
+    apply(server, ssh_fleet(ssh_network, [host.address]))
+    wait_idle(server, 1)
+    host.stop()
+    host.new_host_key()
+    host.start()
+
+    def refused() -> bool:
+        (instance,) = instances(server)
+        return instance["unreachable"] and "another host key" in (instance["termination_reason_message"] or "")
+
+    wait_for("the refusal", refused, 90)
+    assert [one["status"] for one in instances(server)] == ["idle"]

@@ -130,11 +130,20 @@ def _is_agreed(plan: FleetPlan, answer: Document, args: argparse.Namespace) -> b
     return args.yes or confirm(f"The changes need a new fleet. Delete {current.name} and create it again?")
 
 
+def _progress(fleet: Document) -> str:
+    """How many are there, and what is wrong with the first that is not."""
+    instances = fleet["instances"]
+    waiting = [one for one in instances if one["status"] in UNSETTLED]
+    problem = next((one for one in waiting if one.get("termination_reason_message")), None)
+    told = f"{fleet['name']}: {len(instances) - len(waiting)} of {len(instances)} instances are ready"
+    return told + (f"; tried again: {problem['termination_reason_message']}" if problem else "…")
+
+
 def _wait(context: Context, fleet: Document) -> int:
     status = Status()
     try:
         while any(instance["status"] in UNSETTLED for instance in fleet["instances"]):
-            status.show(f"{fleet['name']}: creating instances…")
+            status.show(_progress(fleet))
             time.sleep(POLL_INTERVAL)
             fleet = context.rest.fleets.get(context.project, name=fleet["name"])
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.backends import BackendType
 from dstack.core.fleets import Fleet, FleetSpec
-from dstack.core.instances import GpuDriverInfo, Instance, InstanceType
+from dstack.core.instances import GpuDriverInfo, Instance, InstanceStatus, InstanceType
 from dstack.core.server_config import REMOTE_BACKENDS
 from dstack.server.db.queries import fleets as queries
 
@@ -54,12 +54,12 @@ def to_instance(row: Mapping[str, Any] | RowMapping) -> Instance:
         fleet_id=row["fleet_id"],
         fleet_name=row["fleet_name"],
         instance_num=row["instance_num"],
-        hostname=address.get("hostname"),
+        hostname=address.get("hostname") or row["ssh_hostname"],
         status=row["status"],
         unreachable=row["unreachable_since"] is not None,
         health_status=row["health"],
         termination_reason=row["termination_reason"],
-        termination_reason_message=row["termination_reason_message"],
+        termination_reason_message=row["termination_reason_message"] or _why_not_ready(row),
         created=row["created_at"],
         finished_at=row["finished_at"],
         region=row["region"],
@@ -69,6 +69,12 @@ def to_instance(row: Mapping[str, Any] | RowMapping) -> Instance:
         busy_blocks=row["busy_blocks"],
         gpu_driver=_gpu_driver(json.loads(row["agent_info"]) if row["agent_info"] else {}),
     )
+
+
+def _why_not_ready(row: Mapping[str, Any] | RowMapping) -> str | None:
+    """What stands in the way of a host that is to be added or does not answer; it is tried again."""
+    is_waited_for = row["status"] == InstanceStatus.PENDING.value or row["unreachable_since"] is not None
+    return row["last_error"] if is_waited_for else None
 
 
 def wire_backend(type: str | None) -> BackendType | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Table
 
+from dstack.core.errors import DstackError
 from dstack.server.clock import Clock
 from dstack.server.db.engine import Database, wake
 from dstack.server.db.errors import DatabaseError
@@ -266,6 +267,9 @@ def name_of(key: Key) -> str:
 
 
 def _describe(error: BaseException) -> str:
+    """Our own errors are in words for the user; others are named."""
+    if isinstance(error, DstackError):
+        return str(error)
     if isinstance(error, asyncio.TimeoutError) and not str(error):
         return "timed out"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
