@@ -8,11 +8,13 @@ import json
 import re
 import signal
 import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import Cli, ServerProcess, clean_environment, end_processes_of, free_port, wait_for
+from tests.e2e.harness import ROOT, Cli, ServerProcess, clean_environment, end_processes_of, free_port, wait_for
 
 SMALL = "resources: {cpu: 1.., memory: 0.1GB.., disk: 0.1GB..}\n"
 SERVE = (
@@ -146,6 +148,52 @@ def test_what_cannot_be_attached_to(cli: Cli, server: ServerProcess) -> None:
         1,
         "--since says from when on the log is shown: give --logs too\n",
     )
+
+
+def python(server: ServerProcess, code: str) -> str:
+    """What a program says that uses the Python API at the server's home."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=clean_environment(server.home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_example_of_the_python_api(server: ServerProcess) -> None:
+    page = (ROOT / "docs/reference/python-api.md").read_text()
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    assert python(server, code) == "hello world\nhello-api done\n"
+
+
+def test_ports_by_the_python_api(server: ServerProcess) -> None:
+    port = free_port()
+    code = f"""
+        import urllib.request
+        from dstack.api import Client, Resources, Task
+        small = Resources(cpu="1..", memory="0.1GB..", disk="0.1GB..")
+        serve = {SERVE.format(port=port)!r}
+        commands = ["mkdir -p www; echo the page > www/page", f'exec python3 -u -c "{{serve}}" 2>&1']
+        with Client.from_config() as client:
+            task = Task(name="api", commands=commands, ports=["*:{port}"], resources=small)
+            run = client.runs.apply_configuration(task)
+            assert run.attach()
+            log = run.logs()
+            while b"Serving" not in next(log):
+                pass
+            log.close()
+            assert run.attach(ports_overrides={{}})
+            print(urllib.request.urlopen(f"http://localhost:{{run.ports[{port}]}}/page").read())
+            run.detach()
+            print(run.ports, run.backend, run.hostname)
+            client.runs.get("api").stop(abort=True)
+            print(run.wait().value, run.attach())
+    """
+    assert python(server, textwrap.dedent(code)) == ("b'the page\\n'\nNone remote 127.0.0.1\nterminated False\n")
 
 
 def test_nothing_is_left_behind(server: ServerProcess) -> None:

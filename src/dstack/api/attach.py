@@ -41,7 +41,7 @@ from dstack.api.ssh.hosts import (
     route_to_host,
 )
 from dstack.api.ssh.keys import choose_identity, ssh_folder
-from dstack.api.ssh.ports import LOOPBACK, ReservedPorts, find_ports_here, wishes_of
+from dstack.api.ssh.ports import LOOPBACK, PortWish, ReservedPorts, find_ports_here, wishes_of
 from dstack.api.ssh.tunnel import Tunnel, find_ssh, tunnel_command
 
 PROBE_TIMEOUT = 1.0
@@ -73,6 +73,24 @@ def find_job(run: Document, *, replica: int | None = None, number: int = 0) -> D
 def job_status(job: Document) -> str:
     """The status of the job's last submission; `submitted` before there is one."""
     return str(job["job_submissions"][-1]["status"]) if job["job_submissions"] else "submitted"
+
+
+def reserve_ports(plan: Document, host: str | None, server_url: str) -> ReservedPorts:
+    """The local ports of the job that a plan shows first, so that one in use is known before anything is sent.
+
+    They are not held when the job may run on this machine and want them itself. What the run's present jobs use
+    here is left to the new ones.
+    """
+    ports = ReservedPorts(host or "localhost")
+    current = plan["current_resource"] or {"jobs": []}
+    used = {port for job in current["jobs"] if job_status(job) == "running" for port in find_ports_here(job)}
+    if plan["job_plans"]:
+        apps = plan["job_plans"][0]["job_spec"].get("app_specs") or ()
+        wishes = [PortWish(app["port"], app.get("map_to_port")) for app in apps]
+        ports.reserve([wish for wish in wishes if wish.remote not in used])
+    if urlsplit(server_url).hostname in (*LOOPBACK, None) or server_url.startswith("http+unix:"):
+        ports.release()
+    return ports
 
 
 class Attachment:

@@ -2,35 +2,34 @@
 
 client = Client.from_config()
 run = client.runs.apply_configuration(TaskConfiguration(commands=["echo hello"]))
+run.wait()
 for chunk in run.logs():
     sys.stdout.buffer.write(chunk)
 """
 
 from __future__ import annotations
 
-import base64
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
 
 from dstack.api.archives import upload_files
+from dstack.api.attach import reserve_ports
 from dstack.api.config import resolve_project
-from dstack.api.git import GitRepo
+from dstack.api.git import GitRepo, read_repo
 from dstack.api.rest.client import RestClient
+from dstack.api.run import Run
+from dstack.api.ssh.ports import ReservedPorts
 from dstack.api.wire import dump_current_run, dump_run_spec
 from dstack.core.configurations import AnyRunConfiguration
 from dstack.core.configurations.profiles import Profile
 from dstack.core.errors import ResourceNotExists
 from dstack.core.repos import VIRTUAL_REPO_ID, RemoteRunRepoData, VirtualRunRepoData
 from dstack.core.runs import Run as RunModel
-from dstack.core.runs import RunPlan, RunSpec, RunStatus
-
-POLL_INTERVAL = 1.0
-"""Seconds between two looks at a run that is waited for."""
+from dstack.core.runs import RunPlan, RunSpec
 
 
 class Client:
@@ -40,6 +39,7 @@ class Client:
         self.rest = rest
         self.project = project
         self.runs = RunCollection(rest, project)
+        self.repos = RepoCollection(rest, project)
 
     @classmethod
     def from_config(
@@ -74,7 +74,6 @@ class RunCollection:
     def get_run_plan(
         self,
         configuration: AnyRunConfiguration,
-        *,
         repo: GitRepo | None = None,
         profile: Profile | None = None,
         configuration_path: str | None = None,
@@ -84,28 +83,43 @@ class RunCollection:
         plan = self._rest.runs.get_plan(self._project, dump_run_spec(spec))
         return RunPlan.model_validate(plan, extra="ignore")
 
-    def apply_plan(self, plan: RunPlan, *, force: bool = False) -> Run:
-        """Submits or updates the run. Raises InvalidRequest when the run is no longer as the plan showed it."""
+    def apply_plan(
+        self, plan: RunPlan, repo: GitRepo | None = None, reserve_ports: bool = True, *, force: bool = False
+    ) -> Run:
+        """Submits or updates the run. Raises InvalidRequest when the run is no longer as the plan showed it.
+
+        `reserve_ports`: takes the local ports of `ports` beforehand, for `Run.attach`; raises AttachError when one
+        is in use. `repo` is the one that was planned with.
+        """
+        ports = _reserve(plan, self._rest.base_url) if reserve_ports else None
         current = plan.current_resource
-        document = self._rest.runs.apply(
-            self._project,
-            dump_run_spec(plan.run_spec),
-            None if current is None else dump_current_run(current),
-            force=force,
-        )
-        return self._wrap(document)
+        try:
+            document = self._rest.runs.apply(
+                self._project,
+                dump_run_spec(plan.run_spec),
+                None if current is None else dump_current_run(current),
+                force=force,
+            )
+        except BaseException:
+            if ports is not None:
+                ports.release()
+            raise
+        return self._wrap(document, ports)
 
     def apply_configuration(
         self,
         configuration: AnyRunConfiguration,
-        *,
         repo: GitRepo | None = None,
         profile: Profile | None = None,
         configuration_path: str | None = None,
+        reserve_ports: bool = True,
     ) -> Run:
         """Plans and applies at once."""
-        plan = self.get_run_plan(configuration, repo=repo, profile=profile, configuration_path=configuration_path)
-        return self.apply_plan(plan)
+        plan = self.get_run_plan(configuration, repo, profile, configuration_path)
+        return self.apply_plan(plan, repo, reserve_ports)
+
+    submit = apply_configuration
+    """The older name."""
 
     def list(self, *, all: bool = False, limit: int = 100) -> Sequence[Run]:
         """The active runs, or with `all` the finished ones too; the newest first, at most 100."""
@@ -119,8 +133,8 @@ class RunCollection:
         except ResourceNotExists:
             return None
 
-    def _wrap(self, document: dict[str, object]) -> Run:
-        return Run(self._rest, self._project, RunModel.model_validate(document, extra="ignore"))
+    def _wrap(self, document: dict[str, object], ports: ReservedPorts | None = None) -> Run:
+        return Run(self._rest, self._project, RunModel.model_validate(document, extra="ignore"), ports)
 
     def _make_spec(
         self,
@@ -146,9 +160,7 @@ class RunCollection:
         return spec
 
     def _attach_repo(self, spec: RunSpec, repo: GitRepo) -> None:
-        info = {"repo_type": "remote", "repo_name": repo.name}
-        creds = {"clone_url": repo.url, "private_key": None, "oauth_token": None}
-        self._rest.repos.init(self._project, repo.id, info, creds)
+        RepoCollection(self._rest, self._project).init(repo)
         spec.repo_id = repo.id
         spec.repo_data = RemoteRunRepoData(
             repo_name=repo.name,
@@ -161,72 +173,28 @@ class RunCollection:
             spec.repo_code_hash = self._rest.repos.upload_code(self._project, repo.id, repo.diff)
 
 
-class Run:
-    """A run as it was last seen; `refresh` looks again."""
+class RepoCollection:
+    """The Git repositories that a project knows."""
 
-    def __init__(self, rest: RestClient, project: str, model: RunModel) -> None:
+    def __init__(self, rest: RestClient, project: str) -> None:
         self._rest = rest
         self._project = project
-        self._model = model
 
-    @property
-    def name(self) -> str:
-        """Its name in the project."""
-        return self._model.run_spec.run_name or ""
+    def load(self, repo_dir: str | Path) -> GitRepo:
+        """The repository of a folder of this machine. Raises ConfigError when there is none."""
+        return read_repo(Path(repo_dir).expanduser())
 
-    @property
-    def status(self) -> RunStatus:
-        """Where it is in its life."""
-        return self._model.status
+    def init(
+        self, repo: GitRepo, git_identity_file: str | Path | None = None, oauth_token: str | None = None
+    ) -> None:
+        """Makes the repository known to the project, with the credentials that hosts clone it with."""
+        key = None
+        if git_identity_file is not None:
+            key = Path(git_identity_file).expanduser().read_text(encoding="utf-8")
+        info = {"repo_type": "remote", "repo_name": repo.name}
+        creds = {"clone_url": repo.url, "private_key": key, "oauth_token": oauth_token}
+        self._rest.repos.init(self._project, repo.id, info, creds)
 
-    @property
-    def model(self) -> RunModel:
-        """All that the server says of it."""
-        return self._model
 
-    @property
-    def service_url(self) -> str | None:
-        """Where the service is called; None when it is none."""
-        service = self._model.service
-        if service is None:
-            return None
-        return service.url if "://" in service.url else f"{self._rest.base_url}/{service.url.lstrip('/')}"
-
-    def refresh(self) -> None:
-        """Asks the server how it is now."""
-        document = self._rest.runs.get(self._project, run_id=str(self._model.id))
-        self._model = RunModel.model_validate(document, extra="ignore")
-
-    def stop(self, abort: bool = False) -> None:
-        """Asks it to stop; with `abort`, without waiting for its jobs to end by themselves."""
-        self._rest.runs.stop(self._project, [self.name], abort=abort)
-
-    def wait(self) -> RunStatus:
-        """Returns when it is over."""
-        while not self.status.is_finished():
-            time.sleep(POLL_INTERVAL)
-            self.refresh()
-        return self.status
-
-    def logs(
-        self, *, replica_num: int = 0, job_num: int = 0, start_time: str | None = None, diagnose: bool = False
-    ) -> Iterator[bytes]:
-        """What is stored of a job's log, from `start_time` (ISO 8601, exclusive) on. Raises ResourceNotExists."""
-        submission_id = self._submission_id(replica_num, job_num)
-        token: str | None = None
-        while True:
-            page = self._rest.logs.poll(
-                self._project, self.name, submission_id, start_time=start_time, next_token=token, diagnose=diagnose
-            )
-            for entry in page["logs"]:
-                yield base64.b64decode(entry["message"])
-            token = page["next_token"]
-            if token is None:
-                return
-
-    def _submission_id(self, replica_num: int, job_num: int) -> str:
-        for job in self._model.jobs:
-            is_wanted = (job.job_spec.replica_num, job.job_spec.job_num) == (replica_num, job_num)
-            if is_wanted and job.job_submissions:
-                return str(job.job_submissions[-1].id)
-        raise ResourceNotExists(f"The run {self.name} has no replica {replica_num} with a job {job_num}")
+def _reserve(plan: RunPlan, server_url: str) -> ReservedPorts:
+    return reserve_ports(plan.model_dump(mode="json"), None, server_url)

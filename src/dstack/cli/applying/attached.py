@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 from dstack.api.attach import Attachment, job_status
 from dstack.api.errors import AttachError
 from dstack.api.ssh.hosts import has_way_in
-from dstack.api.ssh.ports import LOOPBACK, PortWish, ReservedPorts, UrlRewriter, find_ports_here, wishes_of
+from dstack.api.ssh.ports import ReservedPorts, UrlRewriter, wishes_of
 from dstack.cli.context import Context
 from dstack.cli.following import FINISHED, ByteSink, copy_log, iter_changes
 from dstack.cli.output.attachment import print_ways_in
@@ -176,24 +176,6 @@ class Follower:
                 if run["status"] != "terminating" and not self._is_shown(run):
                     return run
         raise AssertionError("changes have no end")
-
-
-def reserve_ports(plan: Document, host: str | None, server_url: str) -> ReservedPorts:
-    """The local ports of the job that a plan shows first, so that one in use is known before anything is sent.
-
-    They are not held when the job may run on this machine and want them itself. What the run's present jobs use
-    here is left to the new ones.
-    """
-    ports = ReservedPorts(host or "localhost")
-    current = plan["current_resource"] or {"jobs": []}
-    used = {port for job in current["jobs"] if job_status(job) == "running" for port in find_ports_here(job)}
-    if plan["job_plans"]:
-        apps = plan["job_plans"][0]["job_spec"].get("app_specs") or ()
-        wishes = [PortWish(app["port"], app.get("map_to_port")) for app in apps]
-        ports.reserve([wish for wish in wishes if wish.remote not in used])
-    if urlsplit(server_url).hostname in (*LOOPBACK, None) or server_url.startswith("http+unix:"):
-        ports.release()
-    return ports
 
 
 class _Notices:

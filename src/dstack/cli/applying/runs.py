@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dstack.api.archives import upload_files
+from dstack.api.attach import reserve_ports
 from dstack.api.ssh.ports import ReservedPorts
 from dstack.api.wire import dump_current_run, dump_run_spec
-from dstack.cli.applying.attached import reserve_ports
 from dstack.cli.applying.configure import configure_run
 from dstack.cli.applying.repos import attach_repo
 from dstack.cli.context import Context
