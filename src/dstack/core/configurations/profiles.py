@@ -17,8 +17,6 @@ DEFAULT_RETRY_DURATION = 3600
 """Seconds."""
 DEFAULT_STOP_DURATION = 300
 """Seconds."""
-DEFAULT_RUN_IDLE_DURATION = 5 * 60
-"""Seconds that an instance made for a run stays up without work."""
 DEFAULT_FLEET_IDLE_DURATION = 72 * 3600
 """Seconds that an instance of a fleet stays up without work."""
 MIN_UTILIZATION_WINDOW = 300
