@@ -17,11 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, command, jobs, logs, many_runs, proxying, server
+from bench import api, command, jobs, logs, many_runs, proxying, server, ssh_door
 from bench.measure import Benchmark, Result
 
 BENCHMARKS: list[Benchmark] = [*command.BENCHMARKS, *server.BENCHMARKS, *jobs.BENCHMARKS, *api.BENCHMARKS]
-BENCHMARKS += [*logs.BENCHMARKS, *many_runs.BENCHMARKS, *proxying.BENCHMARKS]
+BENCHMARKS += [*logs.BENCHMARKS, *many_runs.BENCHMARKS, *proxying.BENCHMARKS, *ssh_door.BENCHMARKS]
 
 
 def main() -> int:
