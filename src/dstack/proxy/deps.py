@@ -26,6 +26,8 @@ class ProxyDependencies:
     limiter: RateLimiter = field(default_factory=RateLimiter)
     waking: Waking | None = None
     """None: services without a replica are not started."""
+    max_body_bytes: int = 0
+    """Of a request; 0: no limit."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Whose `X-Forwarded-*` headers count. Default: nobody's."""
 

@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
+class BodyTooLarge(Exception):
+    """The client sends more than it may; the text is for it."""
+
+
 class Client(Protocol):
     """The client's connection, as an exchange uses it."""
 
@@ -58,8 +62,8 @@ class Client(Protocol):
 class Exchange:
     __slots__ = (
         "_client", "_deps", "_hop", "_is_request_sent", "_is_spoilt", "_is_tunnel", "_left", "_path",
-        "_pending", "_prefix", "_project", "_reader", "_request", "_request_bytes", "_response", "_run",
-        "_service", "_started", "_task", "_tried", "_upstream", "is_ready",
+        "_pending", "_prefix", "_project", "_reader", "_received", "_request", "_request_bytes", "_response",
+        "_run", "_service", "_started", "_task", "_tried", "_upstream", "is_ready",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +91,8 @@ class Exchange:
         self._left = 0
         self._pending = b""
         self._is_tunnel = False
+        self._received = 0
+        """Bytes of a chunked body, where they are limited."""
         self._is_spoilt = False
         """The replica sent more than its answer: the connection can't be used again."""
         self._started = 0.0
@@ -173,7 +179,9 @@ class Exchange:
     def _proceed(self, service: Service) -> None:
         """The client may use the service: now, later, or not that often."""
         limits = service.rate_limits
-        if limits and (seconds := self._seconds_to_wait(service)):
+        if self._request.length > self._deps.max_body_bytes > 0:
+            self._refuse(413, self._too_large())
+        elif limits and (seconds := self._seconds_to_wait(service)):
             text = f"Service {self._run} takes no more requests of yours now; try again in {seconds} s"
             self._refuse(429, text, b"Retry-After: %d" % seconds)
         elif service.replicas:
@@ -181,6 +189,9 @@ class Exchange:
         else:
             self._started = self._deps.stats.start(service.id)
             self._spawn(self._hold(service))
+
+    def _too_large(self) -> str:
+        return f"The request's body is larger than {self._deps.max_body_bytes} bytes"
 
     def _seconds_to_wait(self, service: Service) -> int:
         limits = service.rate_limits
@@ -258,6 +269,11 @@ class Exchange:
             return
         upstream.quiet_ticks = 0
         is_chunked = self._request.length == CHUNKED and not self._is_tunnel
+        if is_chunked and self._deps.max_body_bytes:
+            self._received += len(payload)
+            if self._received > self._deps.max_body_bytes:
+                self._fail(BodyTooLarge(self._too_large()))
+                return
         upstream.transport.write(chunk(payload) if is_chunked else payload)
 
     def end_body(self) -> None:
@@ -433,6 +449,8 @@ class Exchange:
         if self._response is not None:
             is_delimited_by_close = self._request.minor == 0 and self._response.length < 0
             self._client.cut(hard=is_delimited_by_close)
+        elif isinstance(error, BodyTooLarge):
+            self._refuse(413, str(error))
         elif isinstance(error, ReplicaTimeout) and self.is_ready and not self._is_request_sent:
             self._refuse(408, "The request's body did not arrive in time")
         elif isinstance(error, ReplicaTimeout):

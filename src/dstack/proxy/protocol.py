@@ -229,10 +229,10 @@ class ProxyHttpProtocol(HttpToolsProtocol):
             self._left -= len(raw)
         if self._state is _State.ASGI:
             super().data_received(raw)
-        elif self._exchange is not None:
-            self._exchange.send_body(payload)
+        elif (exchange := self._exchange) is not None:
+            exchange.send_body(payload)
             if self._left == 0:
-                self._exchange.end_body()
+                exchange.end_body()
         if self._left == 0 and self._is_answered:
             self._next_request()
 

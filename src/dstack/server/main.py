@@ -123,6 +123,7 @@ async def serve(settings: Settings) -> None:
                     context.access,
                     context.failed_attempts,
                     timeout=settings.service_client_timeout,
+                    max_body_bytes=settings.service_max_body_size,
                     holding=HoldLimits(settings.service_hold_timeout, settings.service_hold_limit),
                 )
                 proxy.start()

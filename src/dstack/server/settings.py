@@ -70,6 +70,7 @@ class Settings:
     user_project_quota: int
     forbid_services_without_gateway: bool
     service_client_timeout: int
+    service_max_body_size: int
     service_hold_timeout: int
     service_hold_limit: int
     shutdown_timeout: int
@@ -332,6 +333,13 @@ SETTINGS: tuple[Setting, ...] = (
         "`300`",
         "Seconds that a replica of a service may be silent while a request is on its way.",
         _number(300, minimum=1),
+    ),
+    Setting(
+        "DSTACK_SERVICE_MAX_BODY_SIZE",
+        "service_max_body_size",
+        "`0`",
+        "Largest body of a request to a service that the server publishes itself, in bytes; `0` means no limit.",
+        _number(0, minimum=0),
     ),
     Setting(
         "DSTACK_SERVICE_HOLD_TIMEOUT",

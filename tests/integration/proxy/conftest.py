@@ -20,6 +20,7 @@ from dstack.proxy.repo import Service
 from dstack.proxy.waking import HoldLimits, Waking
 
 TOKEN = "good"
+MAX_BODY_BYTES = 30_000_000
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -247,7 +248,9 @@ async def proxy(replica: Replica) -> AsyncIterator[Proxy]:
     )
     repo = StaticRepo(services)
     waking = Waking(repo, repo.wake, HoldLimits(seconds=0.5, requests=2))
-    deps = ProxyDependencies(repo, StaticAuth(), pool=Pool(timeout=0.8), waking=waking)
+    deps = ProxyDependencies(
+        repo, StaticAuth(), pool=Pool(timeout=0.8), waking=waking, max_body_bytes=MAX_BODY_BYTES
+    )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(

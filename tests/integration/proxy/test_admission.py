@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.integration.proxy.conftest import Proxy, Replica
+from tests.integration.proxy.conftest import MAX_BODY_BYTES, Proxy, Replica
 
 
 def status(answer: bytes) -> int:
@@ -81,3 +81,19 @@ async def test_b3_browsers_of_any_site_may_use_a_model(proxy: Proxy, replica: Re
     wrong = await proxy.exchange(proxy.get("/", run="model").replace(b"Bearer good", b"Bearer bad"))
     assert (status(wrong), b"Access-Control-Allow-Origin: *" in wrong) == (403, True)
     assert b"access-control" not in (await proxy.exchange(proxy.get("/plain"))).lower()
+
+
+async def test_b3_a_body_that_is_too_large_is_refused(proxy: Proxy, replica: Replica) -> None:
+    announced = proxy.get("/x", f"Content-Length: {MAX_BODY_BYTES + 1}", method="POST")
+    assert status(await proxy.exchange(announced)) == 413
+    assert replica.heads == []
+    piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+    chunked = proxy.get("/x", "Transfer-Encoding: chunked", method="POST", close=False)
+    reader, writer = await proxy.connect()
+    for number in (29, 1):  # the rest of what is too large is read, and the connection can be used again
+        writer.write(chunked + piece * number + b"0\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        assert status(head) == (413 if number == 29 else 200)
+        await reader.readexactly(int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]))
+    writer.close()
+    assert [len(body) for body in replica.bodies] == [0x100000]

@@ -20,7 +20,7 @@ from dstack.core.runs import RunSpec
 from dstack.proxy.repo import Service
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import JobRow
-from dstack.server.hosts.probes import Prober, is_successful
+from dstack.server.hosts.probes import Prober, is_successful, listens
 from dstack.server.proxy.repo import ServerProxyRepo
 
 
@@ -84,6 +84,19 @@ async def test_the_request_is_what_the_configuration_says(replica: Replica) -> N
     assert lines[0] == "POST /ready?x=1 HTTP/1.1"
     assert {"Host: dstack", "X-One: 1", "User-Agent: me", "Content-Length: 11"} <= set(lines)
     assert replica.body.decode() == '{"a": "ü"}'
+
+
+async def test_a_port_is_listened_on_when_connections_are_kept(replica: Replica, tmp_path: Any) -> None:
+    """A forwarder without anybody behind it takes connections and closes them."""
+
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    async with server:
+        assert not await listens(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert not await listens(f"unix:{tmp_path}/none.sock")
+    assert await listens(replica.address)
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:

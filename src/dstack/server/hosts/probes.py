@@ -32,6 +32,8 @@ FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
 """Between attempts to connect to a replica without probes."""
 CONNECT_SECONDS = 5.0
+KEPT_SECONDS = 0.2
+"""A connection that lasts so long has somebody at its end."""
 MAX_HEAD_BYTES = 65536
 HOST = "dstack"
 
@@ -93,7 +95,7 @@ async def _probe(database: Database, job: ProbedJob) -> None:
         await ReplicaProbes(database, job, job.probe_streaks).run()
         return
     pause = FIRST_PAUSE_S
-    while not await _listens(job.service_address):
+    while not await listens(job.service_address):
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, LAST_PAUSE_S)
     try:
@@ -103,14 +105,21 @@ async def _probe(database: Database, job: ProbedJob) -> None:
         logger.warning("job=%s that it listens could not be recorded: %s", job.id, error.detail)
 
 
-async def _listens(address: str) -> bool:
+async def listens(address: str) -> bool:
+    """Whether somebody takes connections there, and keeps them: a forwarder in front of nobody closes them."""
     try:
         async with timeout(CONNECT_SECONDS):
-            _, writer = await _connect(address)
+            reader, writer = await _connect(address)
     except (OSError, TimeoutError, asyncio.TimeoutError):
         return False
-    writer.transport.abort()
-    return True
+    try:
+        return await asyncio.wait_for(reader.read(1), KEPT_SECONDS) != b""
+    except (asyncio.TimeoutError, TimeoutError):
+        return True
+    except OSError:
+        return False
+    finally:
+        writer.transport.abort()
 
 
 class ReplicaProbes:

@@ -42,9 +42,11 @@ def in_server_proxy(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     holding: HoldLimits = DEFAULT_HOLDING,
+    max_body_bytes: int = 0,
     trusted_proxies: str = "",
 ) -> InServerProxy:
-    """`attempts` is shared with the REST API; `timeout` in seconds; `trusted_proxies`: comma-separated networks.
+    """`attempts` is shared with the REST API; `timeout` in seconds; `max_body_bytes`: 0 for no limit;
+    `trusted_proxies`: comma-separated networks.
 
     Raises `ValueError` for a wrong network.
     """
@@ -56,6 +58,7 @@ def in_server_proxy(
         stats=stats,
         pool=pool,
         waking=Waking(repo, loads.wake, holding),
+        max_body_bytes=max_body_bytes,
         trusted_proxies=parse_networks(trusted_proxies),
     )
     return InServerProxy(dependencies, loads)
