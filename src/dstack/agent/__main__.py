@@ -2,6 +2,7 @@
 
 import sys
 
+import dstack.agent.without_openssl  # noqa: F401 - has to come first
 from dstack.agent.main import main
 
 if __name__ == "__main__":

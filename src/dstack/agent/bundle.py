@@ -16,7 +16,13 @@ from dstack.agent.files import write_atomically
 
 INTERPRETER = b"#!/usr/bin/env python3\n"
 _DATE = (1980, 1, 1, 0, 0, 0)
-_MAIN = "import sys\n\nfrom dstack.agent.main import main\n\nsys.exit(main())\n"
+_MAIN = """import sys
+
+import dstack.agent.without_openssl
+from dstack.agent.main import main
+
+sys.exit(main())
+"""
 
 
 def build(path: str) -> None:

@@ -8,7 +8,6 @@ old one and the agent is started again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import pwd
@@ -110,7 +109,7 @@ def _copy_archive(path: str) -> bool:
     """False when it is there already."""
     with open(sys.argv[0], "rb") as file:
         content = file.read()
-    if os.path.exists(path) and digest_of(path) == hashlib.sha256(content).hexdigest():
+    if os.path.exists(path) and digest_of(path) == _digest(content):
         return False
     write_atomically(path, content)
     os.chmod(path, 0o755)
@@ -120,7 +119,13 @@ def _copy_archive(path: str) -> bool:
 def digest_of(path: str) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        return _digest(file.read())
+
+
+def _digest(content: bytes) -> str:
+    import hashlib  # noqa: PLC0415 - brings OpenSSL with it, which the agent at work does without
+
+    return hashlib.sha256(content).hexdigest()
 
 
 def _command(folder: str, options: argparse.Namespace) -> List[str]:

@@ -187,6 +187,15 @@ async def test_output_waits_while_too_much_is_not_acknowledged(folder: Path) -> 
     await agent.clean_up()
 
 
+async def test_the_agent_does_without_openssl(agent: AgentProcess) -> None:
+    """It costs 5 MB and nothing needs it: who imports `ssl` or `hashlib` does so where it is used."""
+    await agent.client.put_task(shell("true"))
+    libraries = Path(f"/proc/{agent.pid}/maps").read_text()
+    assert "libpython" in libraries or "python" in libraries
+    assert "libcrypto" not in libraries
+    assert "libssl" not in libraries
+
+
 async def test_a_second_agent_is_kept_out(agent: AgentProcess) -> None:
     command = [sys.executable, "-m", "dstack.agent", "--dir", str(agent.folder)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
