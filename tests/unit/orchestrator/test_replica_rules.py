@@ -23,6 +23,8 @@ from dstack.server.orchestrator.runs.facts import (
     GroupFacts,
     RollBack,
     RunSnapshot,
+    SetTrigger,
+    StartDeployment,
     SubmissionFacts,
     SubmitReplicas,
     TerminateJobs,
@@ -157,6 +159,17 @@ def test_a_service_is_woken_beside_the_replica_that_is_still_ending() -> None:
     ending = job(0, J.TERMINATING, reason=JR.SCALED_DOWN, terminate_requested=True)
     decision = rules.decide(run(ending, status=S.PENDING, is_rolling=False), NOW)
     assert (decision.status, decision.writes) == (S.SUBMITTED, (AddReplica(1, "0"),))
+
+
+def test_a_service_on_a_schedule_begins_anew_each_time() -> None:
+    """Whatever its replicas came to the last time, and however many there were."""
+    before = (job(0, J.TERMINATED, reason=JR.MAX_DURATION_EXCEEDED), job(3, J.FAILED, reason=JR.EXECUTOR_ERROR))
+    due = run(*before, status=S.PENDING, is_rolling=False, target=2, next_triggered_at=NOW)
+    decision = rules.decide(due, NOW)
+    assert decision.status is S.SUBMITTED
+    assert decision.writes == (StartDeployment(), AddReplica(0, "0"), AddReplica(1, "0"), SetTrigger(None))
+    started = (job(0, J.SUBMITTED, 2), job(1, J.SUBMITTED, 2), before[1])
+    assert rules.decide(run(*started, is_rolling=False, target=2, deployment_num=2), NOW).writes == ()
 
 
 def test_a_stop_ends_a_rollout() -> None:

@@ -151,6 +151,11 @@ class SetTargets:
 
 
 @dataclass(frozen=True)
+class StartDeployment:
+    """A write: the run begins anew; what its replicas came to before is of no concern any more."""
+
+
+@dataclass(frozen=True)
 class EndRollout:
     """A write: every replica is of the present deployment."""
 

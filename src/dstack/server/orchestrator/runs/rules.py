@@ -23,6 +23,7 @@ from dstack.server.orchestrator.runs.facts import (
     RunSnapshot,
     SetTargets,
     SetTrigger,
+    StartDeployment,
     SubmissionFacts,
     SubmitReplicas,
     TerminateJobs,
@@ -113,7 +114,7 @@ def _decide_pending(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
     if run.next_triggered_at is not None:
         if now < run.next_triggered_at:
             return Decision(S.PENDING, look_again_at=run.next_triggered_at)
-        return _start(run, SetTrigger(None))
+        return _start_on_time(run)
     failed = _replicas_to_retry(run)
     if not failed and run.is_service:
         return _start(run) if run.desired_replicas else Decision(S.PENDING, writes=replicas.end_rollout(run))
@@ -127,12 +128,18 @@ def _decide_pending(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
     return _submit(run, failed or (0,))
 
 
-def _start(run: RunSnapshot, *writes: SetTrigger) -> Decision[RunStatus]:
-    """Of a service that has nothing to retry, or a run whose time has come."""
+def _start_on_time(run: RunSnapshot) -> Decision[RunStatus]:
+    """A schedule's time has come. A service begins a deployment: it may have had other replicas the last time."""
     if not run.is_service:
-        return _submit(run, (0,), *writes)
+        return _submit(run, (0,), SetTrigger(None))
+    started = _start(replace(run, deployment_num=run.deployment_num + 1))
+    return replace(started, writes=(StartDeployment(), *started.writes, SetTrigger(None)))
+
+
+def _start(run: RunSnapshot) -> Decision[RunStatus]:
+    """Of a service that has nothing to retry."""
     added = replicas.add_all(run)
-    return Decision(S.SUBMITTED, writes=(*added, *writes), wake=(run.placement_key,) if added else ())
+    return Decision(S.SUBMITTED, writes=added, wake=(run.placement_key,) if added else ())
 
 
 def _replicas_to_retry(run: RunSnapshot) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -28,6 +29,7 @@ from dstack.server.orchestrator.runs.facts import (
     RunSnapshot,
     SetTargets,
     SetTrigger,
+    StartDeployment,
     SubmitReplicas,
     TerminateJobs,
 )
@@ -35,7 +37,7 @@ from dstack.server.planning.new_run import job_values
 from dstack.server.planning.replicas import same_jobs
 
 J = JobRow
-_OF_A_DEPLOYMENT = (AddReplica, EndRollout, RollBack, SetTargets)
+_OF_A_DEPLOYMENT = (AddReplica, EndRollout, RollBack, SetTargets, StartDeployment)
 """Hold only for the deployment that they were decided for."""
 FINISHED = tuple(status.value for status in JobStatus if status.is_finished())
 
@@ -47,6 +49,9 @@ async def apply(session: AsyncSession, run: RunSnapshot, wanted: Sequence[Any], 
     values: dict[str, Any] = {}
     for write in wanted:
         match write:
+            case StartDeployment():
+                run = replace(run, deployment_num=run.deployment_num + 1)
+                values["deployment_num"] = run.deployment_num
             case TerminateJobs(ids, reason):
                 await _ask_to_end(session, ids, reason)
             case SubmitReplicas(replica_nums):
