@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -472,3 +475,59 @@ async def test_a_protocol_takes_a_connection_over(host: Host, tmp_path: Path) ->
     assert received == b"x" * 1_000_000
     with pytest.raises(AgentRefused, match="nothing listens"):
         await host.client.connect_protocol(host.task.id, ConnectRequest(port=1), Collector())
+
+
+class NobodysHost(Host):
+    """Its agent may use Docker, but is not root."""
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        python = shutil.which("python3", path="/usr/bin")  # one that others than the tests' user may run too
+        if python is None:
+            pytest.skip("needs a Python in /usr/bin")
+        with open(self.folder / "agent.err", "ab") as errors:
+            return subprocess.Popen(
+                [python, *command[1:]],
+                env=environment,
+                stdout=errors,
+                stderr=errors,
+                user=65534,
+                group=65534,
+                extra_groups=[],
+            )
+
+
+@pytest.fixture
+async def nobodys_host(docker_daemon: DockerDaemon) -> AsyncIterator[Host]:
+    with tempfile.TemporaryDirectory(prefix="agent-") as folder:
+        os.chown(folder, 65534, 65534)
+        docker_daemon.socket.parent.chmod(0o711)
+        docker_daemon.socket.chmod(0o666)
+        running = NobodysHost(Path(folder), docker_daemon)
+        await running.start()
+        await running.run(running.task)
+        yield running
+        await running.client.stop_task(running.task.id, StopRequest(grace_seconds=0))
+        await running.ended(running.task.id)
+        await running.client.delete_task(running.task.id)
+        await running.clean_up()
+
+
+async def test_an_agent_that_is_not_root_enters_through_docker(nobodys_host: Host) -> None:
+    host, seconds = nobodys_host, unique_number()
+    session = await host.exec(f"sleep {seconds}")
+    await appear(seconds)
+    session.close()
+    await vanish(seconds)
+    _, errors, ended = await host.result("", sftp=True)
+    assert (ended.exit_status, b"the image has no sftp-server of its own" in errors) == (1, True)
+    with contextlib.closing(await host.exec("cd /bin; exec busybox httpd -f -p 8080")):
+        answer = b""
+        while not answer:
+            with contextlib.suppress(AgentRefused):
+                reader, writer = await host.client.connect(host.task.id, ConnectRequest(port=8080))
+                writer.write(b"GET /missing HTTP/1.0\r\n\r\n")
+                answer = await reader.read(-1)
+                writer.close()
+        assert b"404 Not Found" in answer
+    with pytest.raises(AgentRefused, match="by an agent that runs as root only"):
+        await host.client.connect(host.task.id, ConnectRequest(socket="/x"))
