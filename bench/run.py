@@ -17,11 +17,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, command, jobs, logs, many_runs, proxying, server, ssh_door
+from bench import api, attach, command, jobs, logs, many_runs, proxying, server, ssh_door
 from bench.measure import Benchmark, Result
 
 BENCHMARKS: list[Benchmark] = [*command.BENCHMARKS, *server.BENCHMARKS, *jobs.BENCHMARKS, *api.BENCHMARKS]
-BENCHMARKS += [*logs.BENCHMARKS, *many_runs.BENCHMARKS, *proxying.BENCHMARKS, *ssh_door.BENCHMARKS]
+BENCHMARKS += [
+    *logs.BENCHMARKS,
+    *many_runs.BENCHMARKS,
+    *proxying.BENCHMARKS,
+    *ssh_door.BENCHMARKS,
+    *attach.BENCHMARKS,
+]
 
 
 def main() -> int:

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.e2e.harness import ROOT, Cli, ServerProcess, clean_environment, end_processes_of, free_port, wait_for
+from tests.fixtures.docker import DockerDaemon
 
 SMALL = "resources: {cpu: 1.., memory: 0.1GB.., disk: 0.1GB..}\n"
 SERVE = (
@@ -200,3 +201,24 @@ def test_nothing_is_left_behind(server: ServerProcess) -> None:
     folder = Path(server.home / ".dstack/ssh")
     assert sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".known_hosts")) == []
     assert (server.home / ".ssh/config").read_text() == f"Include {folder / 'config'}\n"
+
+
+def test_a_dev_environment_in_a_container(
+    make_server: Callable[..., ServerProcess], docker_daemon: DockerDaemon
+) -> None:
+    cli = Cli(make_server(DOCKER_HOST=f"unix://{docker_daemon.socket}").start())
+    port = free_port()
+    cli.write(
+        f"type: dev-environment\nname: box\nimage: {docker_daemon.image}\nide: zed\nports: ['*:{port}']\n{SMALL}"
+        f'init: [mkdir /www, echo the page > /www/page, "httpd -p 127.0.0.1:{port} -h /www"]\n'
+    )
+    with cli.start("apply", "-y") as process:
+        said = read_until(process, "Ctrl-C leaves it")
+        assert "Open it in Zed: zed://ssh/box/" in said
+        local = re.search(rf"Its port {port} is here: localhost:(\d+)\n", said)
+        assert local is not None
+        assert wait_for("the page", lambda: fetch(int(local[1]))) == b"the page\n"
+        assert ssh(cli.server, "box", "cat /www/page; ls /bin/busybox; id -un") == "the page\n/bin/busybox\nroot\n"
+        assert cli("stop", "box", "-y")[0] == 0
+        out, _ = process.communicate(timeout=60)
+        assert (process.returncode, out.splitlines()[-1]) == (1, "box: stopped")
