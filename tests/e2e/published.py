@@ -161,6 +161,11 @@ class Command:
         """Until it has printed that."""
         wait_for(f"{text!r} in the output of the command", lambda: text in _plain(self._read()), timeout)
 
+    @property
+    def plain(self) -> str:
+        """What it has printed, as in `Result`."""
+        return _plain(self.seen)
+
     def interrupt(self) -> None:
         """What Ctrl-C does."""
         os.kill(self.process_id, signal.SIGINT)

@@ -5,9 +5,12 @@ What is compared is what a person or a script would miss: exit statuses, names, 
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +20,7 @@ from tests.e2e.harness import TOKEN, ServerProcess, end_processes_of, unique, wa
 from tests.e2e.published import VERSION, PublishedClient, install
 from tests.e2e.test_cli import SMALL
 from tests.fixtures.git import Origin
+from tests.fixtures.ports import take_free_port
 from tests.fixtures.sshd import SshServer
 
 pytestmark = pytest.mark.xdist_group("published")
@@ -31,7 +35,7 @@ def path(ssh_folder: Path) -> str:
 @pytest.fixture(scope="module")
 def server(path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One for all scenarios, with its local fleet."""
-    made = ServerProcess(tmp_path_factory.mktemp("server"), env={"PATH": path})
+    made = ServerProcess(tmp_path_factory.mktemp("server"), env={"PATH": path, "DSTACK_SERVER_SSH_PORT": "0"})
     try:
         yield made.start()
     finally:
@@ -72,6 +76,23 @@ def ended(dstack: PublishedClient, name: str) -> str:
     found = wait_for(f"{name} to end", status)
     assert found is not None
     return found
+
+
+def ssh(dstack: PublishedClient, name: str, command: str) -> str:
+    """What a command in an attached run prints."""
+    argv = ["ssh", "-F", str(dstack.home / ".dstack/ssh/config"), name, command]
+    ran = subprocess.run(argv, env=dstack.environment(), capture_output=True, text=True, timeout=60)
+    if ran.returncode != 0:
+        raise OSError(ran.stderr)
+    return ran.stdout.strip()
+
+
+def get(port: int, target: str) -> int:
+    """The status of a request to this machine."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("GET", target)
+        return connection.getresponse().status
 
 
 def test_version(dstack: PublishedClient) -> None:
@@ -239,6 +260,64 @@ def test_dev_environment_detached(server: ServerProcess, dstack: PublishedClient
     assert ended(dstack, name) == "terminated"
 
 
+def test_attached_tasks(dstack: PublishedClient) -> None:
+    task(dstack, "echo hello")
+    short = dstack("apply", "-y")
+    assert (short.status, short.lines[-2:]) == (0, ["hello", "Exited (0)"]), short.out
+    task(dstack, "echo before", "exit 3")
+    failed = dstack("apply", "-y")
+    assert (failed.status, "Exited (3)" in failed.lines) == (1, True), failed.out
+    name = task(dstack, "echo before", "while [ ! -e $HOME/go-on ]; do sleep 0.1; done", "exit 3")
+    attached = dstack.start("apply", "-y")
+    attached.wait_for_output("before", 60)
+    assert ssh(dstack, name, "touch $HOME/go-on") == ""
+    ended_badly = attached.wait()
+    assert (ended_badly.status, "Exited (3)" in ended_badly.lines) == (1, True), ended_badly.out
+
+
+def test_attached_ports_and_ssh(dstack: PublishedClient) -> None:
+    local, remote = take_free_port(), take_free_port()
+    name = task(dstack, f"python3 -m http.server {remote} --bind 127.0.0.1", rest=f"ports: ['{local}:{remote}']\n")
+    attached = dstack.start("apply", "-y")
+    attached.wait_for_output("Serving HTTP", 60)
+    assert get(local, "/") == 200
+    assert ssh(dstack, name, "echo $DSTACK_RUN_NAME") == name
+    assert dstack("stop", name, "-y").status == 0
+    stopped = attached.wait()
+    assert (stopped.status, "Stopped" in stopped.lines) == (1, True), stopped.out
+
+
+def test_attached_service_and_dev_environment(server: ServerProcess, dstack: PublishedClient) -> None:
+    web, dev, port = unique("web"), unique("dev"), take_free_port()
+    serve = f"python3 -m http.server {port} --bind 127.0.0.1"
+    dstack.write("web.dstack.yml", f"type: service\nname: {web}\nport: {port}\ncommands: [{serve}]\n{SMALL}")
+    dstack.write("dev.dstack.yml", f"type: dev-environment\nname: {dev}\nide: vscode\n{SMALL}")
+    service, environment = (dstack.start("apply", "-f", f"{name}.dstack.yml", "-y") for name in ("web", "dev"))
+    service.wait_for_output("Serving HTTP", 60)
+    environment.wait_for_output("vscode://vscode-remote/ssh-remote+" + dev, 60)
+    for name, attached in ((web, service), (dev, environment)):
+        attached.interrupt()
+        assert attached.wait().status == 0
+        assert server.run(name)["status"] == "running"
+    assert f"/proxy/services/main/{web}/" in service.plain
+    assert dstack("stop", web, "-y").status == dstack("stop", dev, "-y").status == 0
+
+
+def test_attach(server: ServerProcess, dstack: PublishedClient) -> None:
+    name = task(dstack, "echo started", "sleep 1000")
+    assert dstack("apply", "-y", "-d").status == 0
+    server.wait_run(name, "running")
+    attached = dstack.start("attach", name)
+    attached.wait_for_output(f"`ssh {name}`")
+    wait_for("the way into the job", lambda: ssh(dstack, name, "pwd"))
+    attached.interrupt()
+    assert attached.wait().status == 0
+    following = dstack.start("attach", "--logs", name)
+    following.wait_for_output("started")
+    assert dstack("stop", name, "-y").status == 0
+    assert following.wait().status == 1
+
+
 def test_ps(server: ServerProcess, dstack: PublishedClient) -> None:
     name = task(dstack, "sleep 1000")
     assert dstack("apply", "-y", "-d").status == 0
@@ -384,7 +463,11 @@ def finished(run):
 
 client = Client.from_config(project_name="main")
 small = Resources(cpu="1..", memory="0.1GB..", disk="0.1GB..")
-run = client.runs.apply_configuration(Task(name="{name}", commands=["echo one", "echo two"], resources=small))
+task = Task(name="{name}", commands=["echo one", "sleep 5", "echo two"], resources=small)
+run = client.runs.apply_configuration(task)
+run.attach()
+print(b"".join(run.logs()).decode().split())
+run.detach()
 assert finished(run) is RunStatus.DONE
 print(b"".join(run.logs()).decode().split())
 endless = client.runs.apply_configuration(Task(name="{name}-2", commands=["sleep 1000"], resources=small))
@@ -392,7 +475,7 @@ endless.stop()
 assert finished(endless) is RunStatus.TERMINATED
 print([run.name for run in client.runs.list(all=True)][:2], client.runs.get("{name}").status.value)
 """)
-    assert ran == (0, f"['one', 'two']\n['{name}-2', '{name}'] done\n")
+    assert ran == (0, 2 * "['one', 'two']\n" + f"['{name}-2', '{name}'] done\n")
 
 
 def test_rest_client(dstack: PublishedClient) -> None:

@@ -25,6 +25,7 @@ from dstack.core.configurations.service import (
     ServiceConfiguration,
 )
 from dstack.core.configurations.task import TaskConfiguration
+from dstack.core.ides import IDES, Ide
 from dstack.core.instances import Requirements
 from dstack.core.interpolation import interpolate
 from dstack.core.jobs import AppSpec, JobSpec, JobSSHKey, ProbeSpec
@@ -223,8 +224,14 @@ def _plain_node(configuration: AnyRunConfiguration, commands: list[str], ports: 
 
 
 def _dev_commands(configuration: DevEnvironmentConfiguration) -> list[str]:
-    """A dev environment stays up until it is stopped."""
-    return [*configuration.init, "exec sleep infinity"]
+    """A dev environment stays up until it is stopped. Its log tells where whoever is attached opens it."""
+    ide = None if configuration.ide is None else IDES[configuration.ide]
+    link = [] if ide is None else [_say_link(ide)]
+    return [*configuration.init, *link, "exec sleep infinity"]
+
+
+def _say_link(ide: Ide) -> str:
+    return f'echo "Open in {ide.name}: {ide.url.format(host="$DSTACK_RUN_NAME", folder="$PWD")}"'
 
 
 def _replica_group_name(configuration: AnyRunConfiguration, name: str | None) -> str:

@@ -79,3 +79,18 @@ def test_profile_fills_what_the_configuration_leaves_open() -> None:
     assert (job.requirements.max_price, job.max_duration, job.requirements.spot) == (1, 3600, None)
     assert job.retry is not None
     assert job.retry.duration == 3600
+
+
+@pytest.mark.parametrize(
+    ("ide", "said"),
+    [
+        (None, ""),
+        ("vscode", 'echo "Open in VS Code: vscode://vscode-remote/ssh-remote+$DSTACK_RUN_NAME$PWD" && '),
+        ("zed", 'echo "Open in Zed: zed://ssh/$DSTACK_RUN_NAME$PWD" && '),
+    ],
+)
+def test_a_dev_environment_says_where_it_is_opened(ide: str | None, said: str) -> None:
+    configuration = {"type": "dev-environment", "ide": ide, "init": ["echo ready"]}
+    spec = RunSpec.model_validate({"configuration": configuration})
+    (job,) = make_job_specs(spec, run_name="dev")
+    assert job.commands[-1] == f"echo ready && {said}exec sleep infinity"

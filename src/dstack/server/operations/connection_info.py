@@ -8,24 +8,13 @@ import orjson
 from sqlalchemy.engine import RowMapping
 
 from dstack.api.ssh.machine import network_id
+from dstack.core.ides import IDES, Ide
 from dstack.core.jobs import JobStatus
 from dstack.server.settings import SshAddress
 
+_SHOWN = (JobStatus.RUNNING.value, JobStatus.DONE.value)
+"""A client that finds its short job done reads the output through the door, as if it still ran."""
 _DEV_ENVIRONMENT = '"type":"dev-environment"'
-
-
-class _Ide(NamedTuple):
-    name: str
-    url: str
-    """With `{host}` (an alias of `ssh`, or `user@name:port`) and `{folder}`, which starts with a slash."""
-
-
-_IDES = {
-    "vscode": _Ide("VS Code", "vscode://vscode-remote/ssh-remote+{host}{folder}"),
-    "cursor": _Ide("Cursor", "cursor://vscode-remote/ssh-remote+{host}{folder}"),
-    "windsurf": _Ide("Windsurf", "windsurf://vscode-remote/ssh-remote+{host}{folder}"),
-    "zed": _Ide("Zed", "zed://ssh/{host}{folder}"),
-}
 
 
 class Door(NamedTuple):
@@ -38,8 +27,8 @@ class Door(NamedTuple):
 
 
 def of_job(run: RowMapping, job: RowMapping, door: Door) -> dict[str, Any] | None:
-    """None unless the submission runs."""
-    if job["status"] != JobStatus.RUNNING.value:
+    """None unless the submission runs or has run to its end."""
+    if job["status"] not in _SHOWN:
         return None
     ssh = door.address
     is_first = job["replica_num"] == 0 and job["job_num"] == 0
@@ -72,19 +61,19 @@ def _command(job: RowMapping, ssh: SshAddress) -> list[str]:
     return ["ssh", *port, f"{job['id']}@{ssh.hostname}"]
 
 
-def _proxied_url(ide: _Ide, job: RowMapping, ssh: SshAddress, folder: str) -> str:
+def _proxied_url(ide: Ide, job: RowMapping, ssh: SshAddress, folder: str) -> str:
     hostname = f"[{ssh.hostname}]" if ":" in ssh.hostname else ssh.hostname
     port = "" if ssh.port == 22 else f":{ssh.port}"
     return ide.url.format(host=f"{job['id']}@{hostname}{port}", folder=folder)
 
 
-def _ide_of(run: RowMapping) -> _Ide | None:
+def _ide_of(run: RowMapping) -> Ide | None:
     """Parsed for dev environments only."""
     text: str = run["run_spec"]
     if _DEV_ENVIRONMENT not in text:
         return None
     configuration = orjson.loads(text)["configuration"]
-    return _IDES.get(configuration.get("ide")) if configuration["type"] == "dev-environment" else None
+    return IDES.get(configuration.get("ide")) if configuration["type"] == "dev-environment" else None
 
 
 def _folder(job: RowMapping) -> str:
