@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tests.e2e.harness import Cli, ServerProcess, wait_for
+from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 
 
-def ssh_fleet(network: SSHNetwork, hosts: list[Any], **ssh: Any) -> dict[str, Any]:
-    key = {"public": "", "private": network.key_path.read_text()}
+def ssh_fleet(where: SSHNetwork, hosts: list[Any], **ssh: Any) -> dict[str, Any]:
+    key = {"public": "", "private": where.key_path.read_text()}
     ssh_config = {"user": "root", "ssh_key": key, "hosts": hosts, **ssh}
     configuration = {"type": "fleet", "name": "onprem", "ssh_config": ssh_config}
     return {"configuration": configuration, "profile": {"name": "default"}}
@@ -128,3 +129,62 @@ def test_a_changed_host_key_is_refused_and_the_host_stays(server: ServerProcess,
 
     wait_for("the refusal", refused, 90)
     assert [one["status"] for one in instances(server)] == ["idle"]
+
+
+def test_containers_on_hosts_with_docker_share_them_by_blocks(cli: Cli, ssh_network: SSHNetwork) -> None:
+    server, host = cli.server, ssh_network.add()
+    host.start_docker()
+    apply(server, ssh_fleet(ssh_network, [{"hostname": host.address, "blocks": 2}]))
+    wait_idle(server, 1)
+    wanted = {
+        "image": BUSYBOX_IMAGE,
+        "fleets": ["onprem"],
+        "resources": {"cpu": "1..", "memory": "1GB..", "disk": "1GB.."},
+    }
+    wait_both = "while [ ! -e /shared/go ]; do sleep 0.1; done; hostname"
+    volumes = ["/tmp/shared:/shared"]
+    for name in ("one", "two"):
+        server.submit(name, [wait_both], volumes=volumes, **wanted)
+    for name in ("one", "two"):
+        server.wait_run(name, "running")
+    (instance,) = instances(server)
+    assert (instance["busy_blocks"], instance["total_blocks"]) == (2, 2)
+    host.run("mkdir -p /tmp/shared; touch /tmp/shared/go")
+    for name in ("one", "two"):
+        server.wait_run(name, "done")
+    assert cli("logs", "one") != cli("logs", "two")
+
+
+def test_nodes_of_a_task_meet_over_the_network_of_their_hosts(cli: Cli, ssh_network: SSHNetwork) -> None:
+    server, hosts = cli.server, [ssh_network.add(), ssh_network.add()]
+    spec = ssh_fleet(ssh_network, [host.address for host in hosts], network=f"{ssh_network.subnet}.0/24")
+    spec["configuration"]["placement"] = "cluster"
+    apply(server, spec)
+    wait_idle(server, 2)
+    server.submit("meet", [f"python3 - <<'E'\n{RENDEZVOUS}\nE"], nodes=2, fleets=["onprem"])
+    server.wait_run("meet", "done")
+    code, output = cli("logs", "meet")
+    assert code == 0
+    assert "rank 0 of 2 met 1" in output
+
+
+RENDEZVOUS = """
+import os, socket, time
+rank, count = int(os.environ["DSTACK_NODE_RANK"]), int(os.environ["DSTACK_NODES_NUM"])
+master = os.environ["DSTACK_MASTER_NODE_IP"]
+assert master == os.environ["DSTACK_NODES_IPS"].split()[0]
+if rank == 0:
+    with socket.create_server(("0.0.0.0", 29500)) as server:
+        peer, _ = server.accept()
+        print(f"rank 0 of {count} met", peer.recv(10).decode())
+else:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with socket.create_connection((master, 29500), timeout=5) as peer:
+                peer.sendall(str(rank).encode())
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+"""
