@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.e2e.harness import Cli, ServerProcess, wait_for
 from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
@@ -188,3 +189,24 @@ else:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 """
+
+
+@pytest.mark.timeout(240)
+def test_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNetwork) -> None:
+    server, host = cli.server, ssh_network.add()
+    apply(server, ssh_fleet(ssh_network, [host.address]))
+    wait_idle(server, 1)
+    server.submit(
+        "cut", ["i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; sleep 0.1; done"], fleets=["onprem"]
+    )
+    server.wait_run("cut", "running")
+    host.cut()
+    wait_for("a host out of sight", lambda: instances(server)[0]["unreachable"], 120)
+    assert server.run("cut")["status"] == "running"
+    host.mend()
+    wait_for("the host", lambda: not instances(server)[0]["unreachable"], 60)
+    host.run("touch /tmp/enough")
+    server.wait_run("cut", "done")
+    numbers = [int(line) for line in cli("logs", "cut")[1].splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 100

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dstack.core.errors import HostUnfit
+from dstack.core.errors import HostUnfit, Unreachable
 from dstack.server.hosts.ssh import connecting
 from dstack.server.hosts.ssh.probing import HostProbe, probe
 from dstack.server.hosts.ssh.target import SSHTarget
@@ -74,6 +74,8 @@ def _text(output: object) -> str:
 
 
 def _answer(target: SSHTarget, output: str, errors: str, status: int | None) -> dict[str, Any]:
+    if status is None:
+        raise Unreachable(f"The connection to {target} broke while the agent was put there")
     try:
         told: dict[str, Any] = json.loads(output.splitlines()[-1])
     except (ValueError, IndexError):

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dstack.core.errors import HostUnfit
+from dstack.core.errors import HostUnfit, Unreachable
 from dstack.server.hosts.ssh.target import SSHTarget
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class HostProbe:
 async def probe(connection: asyncssh.SSHClientConnection, target: SSHTarget) -> HostProbe:
     """Raises HostUnfit for a host that cannot run jobs, with what would make it fit."""
     done = await connection.run(f"exec /bin/sh -c {shlex.quote(_FIND_PYTHON)}", input=_SCRIPT)
+    if done.exit_status is None:
+        raise Unreachable(f"The connection to {target} broke while it was looked at")
     if done.exit_status == NO_PYTHON:
         system = str(done.stdout).strip()
         if system != "Linux":
