@@ -174,3 +174,27 @@ async def test_a_fleet_that_is_changed_lets_go_of_what_no_longer_fits(cloud: tup
 
     await control.until(is_gone, "the end of the instance")
     assert (await control.instances())[0].termination_reason == "fleet_spec_mismatch"
+
+
+async def test_the_job_that_an_instance_is_made_for_has_all_of_its_blocks(
+    cloud: tuple[Control, Simulator],
+) -> None:
+    """However many these turn out to be: 16, one a CPU."""
+    control, _ = cloud
+    await control.prepare(blocks="auto", nodes="0..1")
+    retry = {"on_events": ["no-capacity"]}
+    made_for = await control.submit("one", commands=["true"], env=LONG, resources={"cpu": "8.."})
+    await control.until_status(made_for, "running")
+    waiting = await control.submit("two", commands=["true"], env=SHORT, resources={"cpu": "4"}, retry=retry)
+    [instance] = await control.instances()
+    [job] = await control.jobs(made_for)
+    assert (instance.total_blocks, instance.busy_blocks, job.blocks) == (16, 16, 16)
+    await control.request_stop(made_for)
+    assert (await control.until_status(waiting, "done", "failed")).status == "done"
+    [job] = await control.jobs(waiting)
+    assert json.loads(job.runtime_data or "{}")["cpu"] == 4
+
+    async def is_free() -> bool:
+        return [one.busy_blocks for one in await control.instances()] == [0]
+
+    await control.until(is_free, "all blocks to be given back")

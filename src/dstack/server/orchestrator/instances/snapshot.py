@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.core.events import EventTargetType
 from dstack.core.instances import InstanceStatus, InstanceTerminationReason
 from dstack.core.jobs import JobStatus
+from dstack.server.db.queries.instances import OWN_BACKEND
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
@@ -72,6 +73,8 @@ class InstanceKind:
             values = {"started_at": now, "provisioning_deadline": None}
         if values:
             await session.execute(update(InstanceRow).where(InstanceRow.id == snapshot.id).values(**values))
+        if status is InstanceStatus.PROVISIONING:
+            await _give_whole(session, snapshot.id)
         if status is InstanceStatus.IDLE:
             await wake_sharers(session, snapshot.id)
         reason = decision.reason.value if decision.reason is not None else None
@@ -115,6 +118,19 @@ def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> 
         unreachable_since=row.unreachable_since,
         is_gone=row.finished_at is not None,
     )
+
+
+async def _give_whole(session: AsyncSession, id: UUID) -> None:
+    """The job that it was made for has all of it: into how many blocks that is split shows with the offer."""
+    columns = (InstanceRow.busy_blocks, InstanceRow.total_blocks, InstanceRow.backend)
+    busy, total, backend = (
+        await session.execute(select(*columns).where(InstanceRow.id == id).with_for_update())
+    ).one()
+    if not busy or busy == total or backend == OWN_BACKEND:
+        return
+    holders = (JobRow.instance_id == id, JobRow.status.not_in(FINISHED_JOBS))
+    await session.execute(update(JobRow).where(*holders).values(blocks=total))
+    await session.execute(update(InstanceRow).where(InstanceRow.id == id).values(busy_blocks=total))
 
 
 async def _may_shrink(session: AsyncSession, row: InstanceRow, fleet_spec: str | None) -> bool:

@@ -104,6 +104,11 @@ class FreeInstance:
         return self.backend == "local"
 
     @property
+    def is_coming(self) -> bool:
+        """What it is, and how much of it the job gets that it may be made for, is not settled yet."""
+        return self.offer is None or self.status is InstanceStatus.PENDING
+
+    @property
     def place(self) -> Place:
         return Place(self.backend, self.offer.region if self.offer is not None else "", self.zone)
 
@@ -193,7 +198,7 @@ class _Board:
         self.instances = {one.id: one for one in snapshot.instances}
         self.fleets = {one.id: one for one in snapshot.fleets}
         self.volumes = snapshot.volumes
-        coming = [one for one in snapshot.instances if one.offer is None]
+        coming = [one for one in snapshot.instances if one.is_coming]
         self.is_coming = any(one.busy_blocks == 0 for one in coming)
         local = {fleet.id for fleet in snapshot.fleets if fleet.is_local}
         self.is_local_coming = any(one.fleet_id in local for one in coming)
@@ -343,7 +348,7 @@ def share_for(job: WaitingJob, instance: FreeInstance) -> Share | None:
     with the whole machine, its own defaults left out (ADR 0005).
     """
     offer = instance.offer
-    if offer is None:
+    if offer is None or instance.is_coming:
         return None
     if instance.is_local:
         free_gpus = len(offer.instance.resources.gpus) - instance.busy_gpus
@@ -472,7 +477,7 @@ def explain(
 
 
 def _why_not(job: WaitingJob, instance: FreeInstance, fleet: GrowingFleet) -> str:
-    if instance.offer is None:
+    if instance.offer is None or instance.is_coming:
         return f"{instance.name} is not ready yet"
     if not _allows_instance(job, instance, fleet):
         return f"{instance.name} is not what the run allows for"
