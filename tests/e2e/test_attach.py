@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import ROOT, Cli, ServerProcess, clean_environment, end_processes_of, free_port, wait_for
+from tests.e2e.harness import (
+    ROOT,
+    Cli,
+    ServerProcess,
+    clean_environment,
+    end_processes_of,
+    free_port,
+    processes_with,
+    wait_for,
+)
 from tests.fixtures.docker import DockerDaemon
 
 SMALL = "resources: {cpu: 1.., memory: 0.1GB.., disk: 0.1GB..}\n"
@@ -97,6 +106,18 @@ def test_a_dev_environment(cli: Cli, server: ServerProcess) -> None:
         assert "Left the run dev" in leave(process)
     assert entries(server) == ""
     assert "Could not resolve" in ssh(server, "dev", "true")
+    with cli.start("attach", "dev") as process:
+        read_until(process, "Ctrl-C leaves it")
+        process.kill()
+        process.wait()
+    mark = str(server.home / ".dstack/ssh/config")
+    wait_for("its connection to end with it", lambda: not processes_with(mark))
+    assert "Host dev\n" in entries(server)
+    with cli.start("attach", "dev") as process:
+        read_until(process, "Ctrl-C leaves it")
+        process.terminate()
+        process.communicate(timeout=60)
+    assert (process.returncode, entries(server)) == (143, "")
     with cli.start("attach", "dev") as process:
         read_until(process, "Ctrl-C leaves it")
         assert ssh(server, "dev", "cat hello") == "ready\n"

@@ -228,6 +228,21 @@ def test_flags_that_do_not_fit_the_type(cli: Cli) -> None:
     )
 
 
+def test_without_an_ssh_client_nothing_is_submitted(
+    cli: Cli, planned: ReplayServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned.replay("16")
+    monkeypatch.setenv("DSTACK_SSH_CLIENT", "/nowhere/ssh")
+    (tmp_path / "dev.dstack.yml").write_text("type: dev-environment\nname: d1\nide: vscode\n")
+    status, out = cli("apply", "-f", "dev.dstack.yml", "-y")
+    assert (status, out.splitlines()[-1]) == (
+        1,
+        "There is no SSH client /nowhere/ssh (from DSTACK_SSH_CLIENT): install OpenSSH,"
+        " or name it in DSTACK_SSH_CLIENT",
+    )
+    assert planned.bodies(f"{PROJECT}/runs/apply") == []
+
+
 def test_what_the_server_refuses(cli: Cli, planned: ReplayServer, task: Path) -> None:
     planned.on(f"{PROJECT}/runs/apply", recorded("20"))
     status, out = cli("apply", "-f", str(task), "-y")

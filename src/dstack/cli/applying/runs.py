@@ -13,6 +13,7 @@ from typing import Any
 from dstack.api.archives import upload_files
 from dstack.api.attach import reserve_ports
 from dstack.api.ssh.ports import ReservedPorts
+from dstack.api.ssh.tunnel import find_ssh
 from dstack.api.wire import dump_current_run, dump_run_spec
 from dstack.cli.applying.configure import configure_run
 from dstack.cli.applying.repos import attach_repo
@@ -63,7 +64,7 @@ def submit_run(context: Context, file: ConfigurationFile, args: argparse.Namespa
     current = plan.current_resource
     if not _is_agreed(plan, answer, args):
         return None
-    ports = None if args.detach else reserve_ports(answer, getattr(args, "host", None), context.rest.base_url)
+    ports = None if args.detach else _prepare_to_attach(context, answer, args)
     with contextlib.ExitStack() as freed_on_error:
         if ports is not None:
             freed_on_error.callback(ports.release)
@@ -74,6 +75,14 @@ def submit_run(context: Context, file: ConfigurationFile, args: argparse.Namespa
         run = context.rest.runs.apply(context.project, document, sent, force=args.force)
         freed_on_error.pop_all()
     return Submitted(run, ports)
+
+
+def _prepare_to_attach(context: Context, plan: Document, args: argparse.Namespace) -> ReservedPorts:
+    """Raises AttachError for what would stand in the way of attaching, before anything is sent."""
+    is_dev_environment = plan["run_spec"]["configuration"]["type"] == "dev-environment"
+    if is_dev_environment or any(job["job_spec"].get("app_specs") for job in plan["job_plans"][:1]):
+        find_ssh()
+    return reserve_ports(plan, getattr(args, "host", None), context.rest.base_url)
 
 
 def make_run_spec(context: Context, file: ConfigurationFile, args: argparse.Namespace) -> RunSpec:
