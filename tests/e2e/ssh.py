@@ -86,7 +86,10 @@ class Ssh:
             yield process
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=5)
+            process.kill()  # one that was about to wait for the network may miss the signal
+            process.communicate()
 
     @contextlib.contextmanager
     def forwarding(self, target: int | str) -> Iterator[int]:

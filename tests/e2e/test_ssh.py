@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -104,14 +105,41 @@ def test_a_client_that_goes_away_ends_its_command(server: ServerProcess) -> None
     wait_for("the command to end", lambda: not processes_with(command_line))
 
 
-def test_ports(server: ServerProcess) -> None:
-    port, socks = free_port(), free_port()
-    ssh = started(server, "job", f"{python(ECHO, str(port))} &")
-    wait_for("the server of the job", lambda: server.log("job").count(b"listening") == 1)
+def test_files(server: ServerProcess, tmp_path: Path) -> None:
+    ssh = started(server)
+    content = os.urandom(2_000_000)
+    (tmp_path / "sent").write_bytes(content)
+    folder = ssh("d=$(mktemp -d); echo $d").stdout.decode().strip()
+    there = f"{ssh.destination}:{folder}"
+    ended = ssh.program("scp", *ssh.flags, str(tmp_path / "sent"), f"{there}/sent")
+    assert ended.returncode == 0, ended.stderr
+    assert Path(folder, "sent").read_bytes() == content
+    ended = ssh.program("scp", "-r", *ssh.flags, there, str(tmp_path / "got"))
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "got/sent").read_bytes() == content
+    batch = tmp_path / "batch"
+    batch.write_text(f"cd {folder}\nrename sent renamed\nmkdir sub\nls -l\nget renamed {tmp_path}/third\n")
+    ended = ssh.program("sftp", *ssh.flags, "-b", str(batch), ssh.destination)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "third").read_bytes() == content
+    if shutil.which("rsync") is None:
+        pytest.skip("all but rsync, which is not installed, was tested")
+    transport = " ".join(["ssh", *(f"'{flag}'" for flag in ssh.flags)])
+    ended = ssh.program("rsync", "-a", "-e", transport, f"{tmp_path}/got/", f"{there}/sub/")
+    assert ended.returncode == 0, ended.stderr
+    assert Path(folder, "sub/sent").read_bytes() == content
+
+
+def test_ports_and_sockets(server: ServerProcess, tmp_path: Path) -> None:
+    port, socks, sock = free_port(), free_port(), str(tmp_path / "s")
+    ssh = started(server, "job", f"{python(ECHO, str(port))} &", f"{python(ECHO, sock)} &")
+    wait_for("the servers of the job", lambda: server.log("job").count(b"listening") == 2)
     with ssh.forwarding(port) as local:
         assert ask(local, b"over tcp") == b"OVER TCP!"
         data = b"x" * 200_000
         assert ask(local, data) == data.upper() + b"!"
+    with ssh.forwarding(sock) as local:
+        assert ask(local, b"over unix") == b"OVER UNIX!"
     assert ssh(flags=("-W", f"localhost:{port}"), stdin=b"over -W").stdout == b"OVER -W!"
     with ssh.background("-D", str(socks)) as process:
         wait_for("ssh to listen", lambda: is_listening(socks))
@@ -258,10 +286,10 @@ def read_live(connection: socket.socket, target: str) -> Iterator[bytes]:
             yield payload
 
 
-def test_commands_and_ports_of_a_container(
-    make_server: Callable[..., ServerProcess], docker_daemon: DockerDaemon
+def test_commands_files_and_ports_of_a_container(
+    make_server: Callable[..., ServerProcess], docker_daemon: DockerDaemon, tmp_path: Path
 ) -> None:
-    """Busybox only: nothing is needed in the image."""
+    """Busybox only: nothing is needed in the image, not even for SFTP."""
     server = make_server(DOCKER_HOST=f"unix://{docker_daemon.socket}").start()
     small = {"cpu": "1..", "memory": "0.1GB..", "disk": "0.1GB.."}
     page = ["mkdir -p /www", "echo page > /www/index.html", "httpd -p 127.0.0.1:8000 -h /www"]
@@ -270,7 +298,10 @@ def test_commands_and_ports_of_a_container(
     assert (ended.returncode, ended.stdout) == (3, b"blue\nroot\n")
     assert b"index.html" in ssh("ls /www", flags=("-tt",)).stdout
     data = os.urandom(1_000_000)
-    assert ssh("cat > /tmp/data; cat /tmp/data", stdin=data).stdout == data
+    (tmp_path / "data").write_bytes(data)
+    ended = ssh.program("scp", *ssh.flags, str(tmp_path / "data"), f"{ssh.destination}:/tmp/data")
+    assert ended.returncode == 0, ended.stderr
+    assert ssh("cat /tmp/data").stdout == data
     with ssh.forwarding(8000) as local:
         answer = wait_for("the page", lambda: page_of(local))
         assert answer is not None
