@@ -14,6 +14,7 @@ import sys
 import termios
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,9 @@ def test_by_websocket(server: ServerProcess) -> None:
     assert (ended.returncode, b"the token is not for this job" in ended.stderr) == (255, True)
     ssh.key = registered
     assert ssh("true").returncode == 0, "a key opens the job by its own right"
+    soon = datetime.now(timezone.utc) + timedelta(seconds=3)
+    ssh.key, ssh.token = make_key(server.home), named(expires_at=soon.isoformat())
+    assert ssh("sleep 1000").returncode == 255, "it ends with its token"
     ssh.token = named(services_only=True)
     ended = ssh("true")
     assert (ended.returncode, b"403 Forbidden" in ended.stderr, b"services" in ended.stderr) == (255, True, True)

@@ -17,6 +17,9 @@ import pytest
 import yaml
 from tests.fixtures.processes import StartProcess, wait_until
 
+from dstack.server.settings import DEFAULT_SSH_PORT, load
+from dstack.server.ssh_door import listening
+
 PROGRAM = "import sys; from dstack.server.main import run; sys.exit(run())"
 Start = Callable[..., "Server"]
 
@@ -199,3 +202,39 @@ def test_sigterm_ends_streams_and_the_server(start: Start) -> None:
         assert json.loads(stream.readline()) == {"type": "ping"}
         assert server.end() == 0
         assert stream.read() == b""
+
+
+def test_the_port_of_ssh_is_told_and_may_be_off(start: Start) -> None:
+    server = start()
+    server.url()
+    assert re.search(r"^SSH into jobs: port \d+$", server.output, re.MULTILINE), server.output
+    assert server.end() == 0
+    server = start(DSTACK_SERVER_SSH_PORT="off")
+    server.url()
+    assert "SSH" not in server.output
+    assert server.end() == 0
+
+
+def test_a_taken_port_of_ssh_ends_only_a_server_that_was_to_use_it(start: Start) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = start(DSTACK_SERVER_SSH_PORT=str(port))
+        assert server.status() == 1
+    expected = f"Cannot listen for SSH on 127.0.0.1:{port}: Address already in use; stop what uses the port"
+    assert expected in server.output
+
+
+def test_a_taken_default_port_of_ssh_is_told_and_no_more() -> None:
+    settings = load({})
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", DEFAULT_SSH_PORT))
+            other.listen()
+        except OSError:
+            pass  # taken by somebody else, which will do
+        with listening.bind(settings) as bound:
+            assert (bound.listener, bound.port) == (None, None)
+            assert f"127.0.0.1:{DEFAULT_SSH_PORT}: Address already in use" in (bound.message or "")

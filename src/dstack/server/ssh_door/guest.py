@@ -7,6 +7,7 @@ import ipaddress
 import logging
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any
 
 import asyncssh
@@ -20,12 +21,13 @@ from asyncssh.constants import (
 from dstack.agent.protocol import ConnectRequest
 from dstack.core.errors import DstackError, Unreachable
 from dstack.core.jobs import JobStatus
+from dstack.server import clock
 from dstack.server.db.queries.ssh_door import DoorJob
 from dstack.server.hosts.agent_client import AgentClient
 from dstack.server.hosts.connections import Agents, parse_address
 from dstack.server.operations.context import Context
 from dstack.server.ssh_door import entry, live_logs
-from dstack.server.ssh_door.entry import Carried, Entrance
+from dstack.server.ssh_door.entry import By, Carried, Entrance
 from dstack.server.ssh_door.forwards import Forward, open_forward
 from dstack.server.ssh_door.sessions import JobSession
 from dstack.server.ssh_door.visits import Visits
@@ -134,9 +136,17 @@ class Guest(asyncssh.SSHServer):
         assert self.job is not None
         assert self.entrance is not None
         self._inside.enter_context(self._ctx.activity.connected(self.job.id))
+        if self.carried is not None and self.entrance.by is By.TOKEN:
+            self._leave_at(self.carried.caller.expires_at)
         self._visits.entered(self)
         who = "a proxy" if self.entrance.user is None else self.entrance.user.name
         logger.info("job=%s: %s came in over SSH from %s", self.job.id, who, self.address)
+
+    def _leave_at(self, moment: datetime | None) -> None:
+        if moment is not None:
+            seconds = (moment - clock.now()).total_seconds()
+            leaving = asyncio.get_running_loop().call_later(seconds, self.disconnect, "The token has expired")
+            self._inside.callback(leaving.cancel)
 
     # Channels
 
