@@ -1,10 +1,10 @@
 """Jobs: what runs on one instance. A run has one job a node and replica; each attempt is a submission."""
 
 import enum
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from dstack.core.backends import BackendType
 from dstack.core.configurations.mounts import MountPoint, RepoExistsAction
@@ -281,6 +281,15 @@ class JobConnectionInfo(CoreModel):
     """Of the server's own door, which the server's URL leads to as well (`/api/ssh`)."""
     host_network_id: str | None = None
     """Of the server's machine when the job runs there: clients on it reach ports of the host without a forward."""
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The published schema does not have the last two: they are there only when they are set."""
+        dumped: dict[str, Any] = handler(self)
+        for name in ("sshproxy_host_key", "host_network_id"):
+            if dumped[name] is None:
+                del dumped[name]
+        return dumped
 
 
 class Job(CoreModel):

@@ -93,7 +93,11 @@ def allows_none(annotation: Any) -> bool:
     return annotation in (type(None), None, Any)
 
 
-ADDED = {("SSHHostParams", "host_key")}
+ADDED = {
+    ("SSHHostParams", "host_key"),
+    ("JobConnectionInfo", "sshproxy_host_key"),
+    ("JobConnectionInfo", "host_network_id"),
+}
 """Fields of ours that the published schemas do not have; on the wire only when they are set."""
 
 
