@@ -114,17 +114,17 @@ class Server:
             if not more:
                 return
             data += more
-            position, answers = 0, []
+            position, answers = 0, bytearray()
             while True:
                 packet, position = _packet(data, position)
                 if packet is None:
                     break
-                answers.append(self.answer(packet))
-                if sum(map(len, answers)) >= READ_BYTES:
-                    _write_all(writing, b"".join(answers))
-                    answers.clear()
+                answers += self.answer(packet)
+                if len(answers) >= READ_BYTES:
+                    _write_all(writing, answers)
+                    answers = bytearray()
             data = data[position:]
-            _write_all(writing, b"".join(answers))
+            _write_all(writing, answers)
 
     def answer(self, packet: bytes) -> bytes:
         """The packet that answers one."""
@@ -253,7 +253,7 @@ def _packet(data: bytes, position: int) -> Tuple[Optional[bytes], int]:
     return (data[start:end], end) if end <= len(data) else (None, position)
 
 
-def _write_all(writing: int, data: bytes) -> None:
+def _write_all(writing: int, data: bytearray) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(writing, left) :]
