@@ -147,6 +147,7 @@ def error(server: ServerProcess) -> str:
 
 def test_b7_a_request_wakes_a_service_that_sleeps_and_is_answered(service: Service) -> None:
     scaling = {"metric": "rps", "target": 1, "window": "30s", "scale_up_delay": 0, "scale_down_delay": 0}
+    assert service.ask()[0] == 404
     service.apply("one", replicas="0..2", scaling=scaling)
     assert service.server.wait_run("web", "pending")["jobs"] == []
     assert service.server.call("GET", "/proxy/services/main/web/", token=TOKEN)["version"] == "one"

@@ -228,6 +228,8 @@ async def _submit(session: AsyncSession, at: InProject, spec: RunSpec, previous:
         wake(session, *(f"job:{job_id}" for job_id, _ in specs))
     await events.record(session, "Run submitted", actor=at.caller.user_id, targets=targets)
     wake(session, f"run:{new.id}", f"placement:{at.project.id}", runs.changed(at.project.id, new.id))
+    if isinstance(spec.configuration, ServiceConfiguration):
+        wake(session, "routes")  # one that sleeps can be called from now on
     return new.id
 
 
