@@ -13,7 +13,7 @@ from tests.fixtures.rows import EPOCH, job_row, project_row, run_row, user_row
 from dstack.server import events
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import events as event_queries
-from dstack.server.db.queries import projects, runs
+from dstack.server.db.queries import runs
 from dstack.server.db.queries.events import EventFilter
 from dstack.server.db.queries.runs import RunFilter
 from dstack.server.db.tables import MemberRow, ProjectRow, RunRow, UserRow
@@ -99,11 +99,9 @@ async def test_the_newest_submissions_of_each_job_come_in_one_query(
     async with database.session() as session:
         all_jobs = await runs.list_jobs(session, [first.id, second.id])
         newest = await runs.list_jobs(session, [first.id, second.id], submissions=2)
-        latest = await runs.list_latest_jobs(session, first.id)
         assert await runs.list_jobs(session, []) == []
     assert len(all_jobs) == 16
     assert [job["submission_num"] for job in newest] == [2, 3] * 4
-    assert [(job.job_num, job.submission_num) for job in latest] == [(0, 3), (1, 3)]
 
 
 async def test_listing_runs_walks_an_index(database: Database, project: ProjectRow, owner: UserRow) -> None:
@@ -119,19 +117,6 @@ async def test_listing_runs_walks_an_index(database: Database, project: ProjectR
             plan = " ".join(str(row) for row in rows)
             assert index in plan
             assert "TEMP B-TREE" not in plan
-
-
-async def test_members_come_for_many_projects_at_once(
-    database: Database, project: ProjectRow, owner: UserRow
-) -> None:
-    other = project_row(owner, "other")
-    async with database.transaction() as session:
-        session.add(other)
-    async with database.session() as session:
-        members = await projects.list_members(session, [project.id, other.id])
-        assert [row.name for row in await projects.list_of_user(session, owner.id)] == ["main"]
-    assert [(member.project_role, user.name) for member, user in members[project.id]] == [("admin", "admin")]
-    assert members[other.id] == []
 
 
 async def test_events_are_filtered_and_paged(database: Database, project: ProjectRow, owner: UserRow) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -191,7 +191,3 @@ def _cost(row: RowMapping) -> float:
 
 def _fragment(text: str | None) -> orjson.Fragment | None:
     return None if text is None else orjson.Fragment(text)
-
-
-def dump_list(documents: Iterable[Document]) -> bytes:
-    return dump(list(documents))

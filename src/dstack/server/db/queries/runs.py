@@ -163,21 +163,3 @@ def _newest_jobs() -> Select[Unpack[tuple[Any, ...]]]:
 
 _ALL_JOBS, _NEWEST_JOBS = _all_jobs(), _newest_jobs()
 """Built once: putting them together takes as long as running them."""
-
-
-async def list_latest_jobs(session: AsyncSession, run_id: UUID) -> list[JobRow]:
-    """The newest submission of every job of a run, as rows that may be changed."""
-    newest = (
-        select(func.max(JobRow.submission_num))
-        .where(JobRow.run_id == run_id)
-        .group_by(JobRow.replica_num, JobRow.job_num)
-        .with_only_columns(JobRow.replica_num, JobRow.job_num, func.max(JobRow.submission_num).label("num"))
-        .subquery()
-    )
-    same = and_(
-        JobRow.replica_num == newest.c.replica_num,
-        JobRow.job_num == newest.c.job_num,
-        JobRow.submission_num == newest.c.num,
-    )
-    query = select(JobRow).join(newest, same).where(JobRow.run_id == run_id)
-    return list(await session.scalars(query.order_by(JobRow.replica_num, JobRow.job_num)))
