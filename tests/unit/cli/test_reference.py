@@ -87,7 +87,7 @@ OTHERS = other_commands()
 
 def test_the_page_is_read() -> None:
     names = {name for name, _ in OTHERS}
-    assert {"delete", "export update", "fleet get", "import list", "volume get", "server"} <= names
+    assert {"attach", "delete", "export update", "fleet get", "import list", "volume get", "server"} <= names
     assert dict(OTHERS)["export update"] >= {"--add-importer", "--set-global"}
     assert {"--profile", "-R", "--spot-auto", "--retry-duration"} <= profile_flags()
 

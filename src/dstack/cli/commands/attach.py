@@ -8,13 +8,14 @@ from dstack.api.attach import find_job
 from dstack.api.ssh.ports import ReservedPorts, find_ports_here, override, wishes_of
 from dstack.cli.applying.attached import Follower
 from dstack.cli.arguments import parse_since
+from dstack.cli.completers import completes
 from dstack.cli.context import connect
 from dstack.cli.errors import CliError
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("run_name", metavar="RUN", help="The run")
+    completes(parser.add_argument("run_name", metavar="RUN", help="The run"), "runs")
     parser.add_argument("--ssh-identity", metavar="PATH", help="Your private SSH key")
     parser.add_argument("--logs", action="store_true", help="Show the log; ends with the run")
     parser.add_argument("--host", default="localhost", help="Where ports are forwarded to (default: localhost)")
