@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -193,17 +194,28 @@ def test_ports_are_reserved() -> None:
 class Relay:
     """A server whose `/api/ssh` carries bytes to sshd."""
 
-    def __init__(self, sshd: Sshd) -> None:
+    def __init__(self, sshd: Sshd, certificate: Path | None = None) -> None:
         self.requests: list[Request] = []
         self._sshd = sshd
+        self._scheme = "http" if certificate is None else "https"
+        context = None
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
         self._server = serve(
-            self._carry, "127.0.0.1", 0, process_request=self._check, compression=None, ping_interval=0.2
+            self._carry,
+            "127.0.0.1",
+            0,
+            process_request=self._check,
+            compression=None,
+            ping_interval=0.2,
+            ssl=context,
         )
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.socket.getsockname()[1]}/base"
+        return f"{self._scheme}://127.0.0.1:{self._server.socket.getsockname()[1]}/base"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Relay]:
@@ -245,7 +257,53 @@ def relay(sshd: Sshd) -> Iterator[Relay]:
         yield relay
 
 
-def test_through_a_web_socket(home: Path, rest: RestClient, relay: Relay, sshd: Sshd, tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of 127.0.0.1, which nobody has signed, with its key."""
+    path = tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", path, "-out", f"{path}.public"],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text() + Path(f"{path}.public").read_text())
+    return path
+
+
+def test_through_a_web_socket_with_tls(
+    home: Path, rest: RestClient, sshd: Sshd, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Relay(sshd, certificate).running() as relay:
+        copy_through(home, relay, sshd, tmp_path, monkeypatch, certificate=f"{certificate}.public")
+
+
+def test_an_unknown_certificate_is_refused(home: Path, sshd: Sshd, certificate: Path) -> None:
+    told = {"sshproxy_upstream_id": sshd.user, "sshproxy_host_key": sshd.host_key}
+    run = make_run(sshd, told=told)
+    with Relay(sshd, certificate).running() as relay, RestClient(relay.url, TOKEN) as client:
+        attached = Attachment(client, run, find_job(run))
+        with attached, pytest.raises(AttachError, match="CERTIFICATE_VERIFY_FAILED"):
+            attached.wait_ready()
+
+
+def test_through_a_web_socket(
+    home: Path, rest: RestClient, relay: Relay, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_through(home, relay, sshd, tmp_path, monkeypatch)
+
+
+def copy_through(
+    home: Path,
+    relay: Relay,
+    sshd: Sshd,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    certificate: str | None = None,
+) -> None:
+    """10 MB there and back, and the exit status."""
+    if certificate is not None:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
     told = {"sshproxy_upstream_id": sshd.user, "sshproxy_host_key": sshd.host_key}
     run = make_run(sshd, told=told)
     content = tmp_path / "content"

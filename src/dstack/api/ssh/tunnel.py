@@ -25,7 +25,14 @@ BREAK_PAUSE = 1.0
 READY_TIMEOUT = 30.0
 """Seconds."""
 READY = "dstack: attached"
-_FATAL = ("Host key verification failed", "local forwarding", "no such identity", "Bad configuration option")
+_FATAL = (
+    "Host key verification failed",
+    "CERTIFICATE_VERIFY_FAILED",
+    "local forwarding",
+    "no such identity",
+    "Bad configuration option",
+)
+"""What another try would not change, in the words of `ssh` and of the carrier."""
 _PR_SET_PDEATHSIG = 1
 
 
