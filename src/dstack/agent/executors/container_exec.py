@@ -181,6 +181,8 @@ class ContainerProgram:
                 yield kind, piece
 
     async def write(self, data: bytes) -> None:
+        if self._sizing and not self._sizing.done():  # what is typed finds the terminal as large as it is
+            await asyncio.wait({self._sizing})
         await self._open.write(data)
 
     async def end_input(self) -> None:
