@@ -8,6 +8,7 @@ import pytest
 from tests.e2e.harness import Cli, ServerProcess, wait_for
 from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
+from tests.fixtures.systemd_host import SystemdHost
 
 
 def ssh_fleet(where: SSHNetwork, hosts: list[Any], **ssh: Any) -> dict[str, Any]:
@@ -210,3 +211,22 @@ def test_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNe
     numbers = [int(line) for line in cli("logs", "cut")[1].splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) > 100
+
+
+def test_systemd_keeps_the_agent_over_a_reboot(cli: Cli, systemd_host: SystemdHost) -> None:
+    server, host = cli.server, systemd_host
+    key = {"public": "", "private": host.key_path.read_text()}
+    ssh_config = {"user": host.user, "ssh_key": key, "hosts": [host.address]}
+    configuration = {"type": "fleet", "name": "onprem", "ssh_config": ssh_config}
+    apply(server, {"configuration": configuration, "profile": {"name": "default"}})
+    wait_idle(server, 1)
+    assert host.is_active("dstack-agent.service")
+    server.submit("before", ["hostname; id -un"], fleets=["onprem"])
+    server.wait_run("before", "done")
+    assert cli("logs", "before") == (0, "systemd-host\nroot\n")
+    host.reboot()
+    wait_for("the agent after the reboot", lambda: host.is_active("dstack-agent.service"), 60)
+    server.submit("after", ["echo again"], fleets=["onprem"], retry=True)
+    server.wait_run("after", "done")
+    server.post("/api/project/main/fleets/delete", {"names": ["onprem"]})
+    wait_for("the unit to be gone", lambda: "dstack-agent" not in host.run("ls /etc/systemd/system"), 60)
