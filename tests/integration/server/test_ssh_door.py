@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import uuid
 from dataclasses import replace
@@ -155,6 +156,30 @@ async def test_too_many_wrong_keys_are_turned_away_and_good_ones_are_not(door: D
     assert "Permission denied" in reasons[0]
     assert "Too many failed attempts" in reasons[-1]
     assert await door.opens(job, good)
+
+
+async def test_a_crowd_at_the_door_is_turned_away(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits, "MAX_AT_THE_DOOR", 2)
+    job = str(await door.add_job())
+    silent = [await asyncio.open_connection("127.0.0.1", door.port) for _ in range(2)]
+    for reader, _ in silent:
+        assert (await reader.readline()).startswith(b"SSH-2.0-")
+    with pytest.raises((asyncssh.Error, ConnectionError)):
+        await asyncio.wait_for(door.connect(job, RUN_KEY), 10)
+    for _, writer in silent:
+        writer.close()
+        await writer.wait_closed()
+
+    async def is_let_in() -> bool:
+        with contextlib.suppress(asyncssh.ConnectionLost, asyncssh.ProtocolError, ConnectionError):
+            return await door.opens(job, RUN_KEY)
+        return False
+
+    for _ in range(500):
+        if await asyncio.wait_for(is_let_in(), 10):
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("nobody is let in though the crowd has gone")
 
 
 async def test_whoever_may_not_stay_is_sent_away(door: Door) -> None:
