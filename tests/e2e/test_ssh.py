@@ -72,7 +72,7 @@ def test_a_terminal(server: ServerProcess) -> None:
     assert (len(size.split()), tty.startswith("/dev/pts/"), term) == (2, True, "xterm")
 
     ours, theirs = os.openpty()
-    loop = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done"
+    loop = "trap 'stty size' WINCH; trap 'exit 7' INT; echo ready; while :; do sleep 0.05; done"
     process = subprocess.Popen([*ssh.command("-tt"), loop], stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
@@ -88,7 +88,7 @@ def test_a_terminal(server: ServerProcess) -> None:
         process.send_signal(signal.SIGWINCH)
         wait_for("the new size", lambda: shows(b"33 99"))
         os.write(ours, b"\x03")
-        assert process.wait(20) != 0
+        assert process.wait(20) == 7
     finally:
         process.kill()
         process.wait()
