@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -56,6 +57,8 @@ UNFINISHED: Mapping[Kind, tuple[str, ...]] = {
     Kind.PLACEMENT: ("active",),
 }
 
+FIRST_BUSY_RETRY_S = 0.05
+
 logger = logging.getLogger(__name__)
 
 
@@ -74,7 +77,7 @@ class Pace:
     leave_to_others: float = 3.0
     """PostgreSQL: a key that another replica woke is left to it for so long."""
     busy_retry: float = 1.0
-    """A key that another replica works on is tried again after this."""
+    """A key that another replica works on is tried again after this, at first sooner: most passes are short."""
     back_off: BackOff = field(default_factory=BackOff)
     effect_timeout: float = 600.0
     drain: float = 20.0
@@ -120,6 +123,8 @@ class Engine:
             effect_timeout=pace.effect_timeout,
         )
         self._priorities: dict[Key, int] = {}
+        self._busy: Counter[Key] = Counter()
+        """How often in a row another replica was found at work on it."""
         self._workers: set[asyncio.Task[None]] = set()
         self._in_pass: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Task[None]] = set()
@@ -165,7 +170,9 @@ class Engine:
         try:
             this = await self._passes.run(key)
         except Busy as error:
-            self._timers.set_sooner(key, self._after(self._pace.busy_retry))
+            self._busy[key] += 1
+            seconds = min(self._pace.busy_retry, FIRST_BUSY_RETRY_S * 2 ** min(self._busy[key], 10))
+            self._timers.set_sooner(key, self._after(seconds))
             return Outcome(key, None, error=error)
         except Exception as error:
             if isinstance(error, DatabaseError):
@@ -182,6 +189,7 @@ class Engine:
 
     def _settle(self, key: Key, this: Pass | None) -> None:
         """When the key is looked at next."""
+        self._busy.pop(key, None)
         self._timers.set(key, this.wake_at if this else None)
         if this is not None and this.priority and this.head.status in UNFINISHED[key.kind]:
             self._priorities[key] = this.priority
