@@ -11,8 +11,19 @@ from pathlib import Path
 
 from tests.e2e.harness import ServerProcess, agent_pid, wait_for
 from tests.e2e.simulated import Simulator
+from tests.fixtures.postgres import find_binaries, postgres_server
 
-from bench.measure import Benchmark, Result, at_least, at_most, dstack, post_rate, running_server
+from bench.measure import (
+    Benchmark,
+    Result,
+    at_least,
+    at_most,
+    cpu_seconds,
+    dstack,
+    post_rate,
+    process_of,
+    running_server,
+)
 
 JOBS = 1000
 ONE_CPU = {"cpu": "1..", "memory": "0..", "disk": "0.."}
@@ -51,16 +62,30 @@ def _is_done(server: ServerProcess, name: str) -> bool:
 
 def thousand_jobs(folder: Path) -> list[Result]:
     """1,000 short jobs at once on simulated agents, then `runs/list` returning 100 of the finished runs"""
+    return _thousand_jobs(folder, "SQLite")
+
+
+def thousand_jobs_postgresql(folder: Path) -> list[Result]:
+    """the same on PostgreSQL"""
+    binaries = find_binaries()
+    if binaries is None:
+        raise RuntimeError("PostgreSQL is not installed")
+    with postgres_server(binaries) as postgres:
+        return _thousand_jobs(folder, "PostgreSQL", DSTACK_DATABASE_URL=postgres.url(postgres.create()))
+
+
+def _thousand_jobs(folder: Path, engine: str, **environment: str) -> list[Result]:
     with Simulator.started(folder / "cloud") as simulator:
         simulator.write_server_config(folder / "home/.dstack/server")
-        with running_server(folder, DSTACK_LOCAL_BACKEND="off") as server:
+        with running_server(folder, DSTACK_LOCAL_BACKEND="off", **environment) as server:
             simulator.apply_fleet(server, nodes=10, blocks=16)
-            start = time.monotonic()
+            before, start = cpu_seconds(process_of(server)), time.monotonic()
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda number: _submit(server, f"job-{number}"), range(JOBS)))
             submitted = time.monotonic() - start
             wait_for("all jobs to end", lambda: _all_ended(server), 600)
             seconds = time.monotonic() - start
+            used = cpu_seconds(process_of(server)) - before
             runs = server.list_runs()
             done = sum(run["status"] == "done" for run in runs)
             starts = simulator.starts()
@@ -68,8 +93,11 @@ def thousand_jobs(folder: Path) -> list[Result]:
             returned = len(server.post("/api/runs/list", page))
             rate = post_rate(server, "/api/runs/list", page, connections=16)
             return [
-                Result("1,000 short jobs", "", f"{JOBS / seconds:.1f} jobs/s", f"{seconds:.1f} s in all"),
+                Result(
+                    f"1,000 short jobs, {engine}", "", f"{JOBS / seconds:.1f} jobs/s", f"{seconds:.1f} s in all"
+                ),
                 Result("  accepted", "", f"{JOBS / submitted:.1f} jobs/s"),
+                Result("  processor time of the server a job", "", f"{used / JOBS * 1000:.3g} ms"),
                 Result("  done", f"{JOBS}", f"{done}", "ok" if done == JOBS else "lost"),
                 Result("  started", f"{JOBS}", f"{len(starts)}", "ok" if len(starts) == JOBS else "wrong"),
                 Result("  started twice", "0", f"{sum(count > 1 for count in starts.values())}"),
@@ -110,4 +138,4 @@ def attached_task(folder: Path) -> list[Result]:
         return [Result("apply of an echo, attached, to its exit", "", f"{statistics.median(times):.3g} s")]
 
 
-BENCHMARKS: list[Benchmark] = [first_output, attached_task, agent_memory, thousand_jobs]
+BENCHMARKS: list[Benchmark] = [first_output, attached_task, agent_memory, thousand_jobs, thousand_jobs_postgresql]

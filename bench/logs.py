@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from tests.e2e.harness import ServerProcess, agent_pid, clean_environment, wait_for
 
-from bench.measure import Benchmark, Result, at_least, at_most, process_of, running_server
+from bench.measure import Benchmark, Result, at_least, at_most, cpu_seconds, process_of, running_server
 from dstack.agent.protocol import FRAME_HEADER, MAX_FRAME_BYTES
 from dstack.server.stores.logs.base import LogKey, LogQuery
 from dstack.server.stores.logs.files import FileLogStore
@@ -64,7 +64,7 @@ def _through(server: ServerProcess, name: str, command: str) -> list[Result]:
     size = LINES * 100
     watched = {"agent": psutil.Process(agent_pid(server.home)), "server": process_of(server)}
     before = {who: process.memory_info().rss for who, process in watched.items()}
-    peak, used = dict(before), {who: _cpu_seconds(process) for who, process in watched.items()}
+    peak, used = dict(before), {who: cpu_seconds(process) for who, process in watched.items()}
     server.submit(name, ["sleep 0.3", command], resources=ANY_HOST)
     stored = _stored_log(server, name)
     wait_for("the first output", lambda: _size(stored) > 0)
@@ -77,14 +77,9 @@ def _through(server: ServerProcess, name: str, command: str) -> list[Result]:
     server.wait_run(name, "done")
     results = [at_least(f"output of a job into the store, {name}", 50, size / 1e6 / seconds, "MB/s")]
     for who, process in watched.items():
-        cpu, grown = _cpu_seconds(process) - used[who], (peak[who] - before[who]) / 1e6
+        cpu, grown = cpu_seconds(process) - used[who], (peak[who] - before[who]) / 1e6
         results.append(Result(f"  {who}: CPU, memory grown by", "", f"{cpu:.3g} s, {grown:.3g} MB"))
     return results
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 def logs_first_line(folder: Path) -> list[Result]:

@@ -86,6 +86,12 @@ def process_of(server: ServerProcess) -> psutil.Process:
     return psutil.Process(server.process.pid)
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor time that it has used so far."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
 def post_rate(server: ServerProcess, path: str, body: Any, *, connections: int, seconds: int = 5) -> float:
     """Requests per second of one POST, by `wrk`. Raises RuntimeError when answers are not 200."""
     if shutil.which("wrk") is None:

@@ -41,9 +41,9 @@ def client(cli: Cli, free_port: int) -> Iterator[OpenAI]:
     cli.write(configuration)
     status, out = cli("apply", "-y", "-d", *variables_of_the_job())
     assert status == 0, out
-    wait_for("the model", lambda: is_ready(cli), 180)
+    wait_for("the model", lambda: is_ready(cli), 240)
     url = f"{cli.server.url}/proxy/services/main/llm/v1"
-    with OpenAI(base_url=url, api_key=TOKEN, max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=url, api_key=TOKEN, max_retries=0, timeout=100) as client:
         yield client
 
 
@@ -53,7 +53,7 @@ def is_ready(cli: Cli) -> bool:
     return bool(cli.server.call("GET", "/proxy/services/main/llm/v1/models"))
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_a_real_model_answers_whole_and_in_a_stream_and_errors_reach_the_sdk(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=8, temperature=0)
