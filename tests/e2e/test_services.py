@@ -121,6 +121,7 @@ def service(server: ServerProcess, tmp_path: Path) -> Service:
     return Service(server, tmp_path)
 
 
+@pytest.mark.timeout(300)
 def test_b8_a_rollout_fails_no_request_and_a_bad_version_changes_nothing(service: Service) -> None:
     assert service.apply("one", replicas=2) == "create"
     wait_for("both replicas", lambda: len({service.ask()[1].get("job") for _ in range(12)}) == 2)
@@ -145,6 +146,7 @@ def error(server: ServerProcess) -> str:
     return run["error"] or ""
 
 
+@pytest.mark.timeout(300)
 def test_b7_a_request_wakes_a_service_that_sleeps_and_is_answered(service: Service) -> None:
     scaling = {"metric": "rps", "target": 1, "window": "30s", "scale_up_delay": 0, "scale_down_delay": 0}
     assert service.ask()[0] == 404
@@ -174,6 +176,7 @@ def test_b6_replicas_are_probed(service: Service) -> None:
 CRASHES = ("run:after-record:1", "job:before-facts:1", "job:after-record:6")
 
 
+@pytest.mark.timeout(300)
 def test_a_rollout_goes_on_though_the_server_dies(service: Service) -> None:
     """At different points, each in a rollout of its own: one replica of the new version is left each time."""
     server = service.server
@@ -218,6 +221,7 @@ def test_an_update_and_a_stop_may_come_during_a_rollout(service: Service) -> Non
     assert service.ask()[0] == 404
 
 
+@pytest.mark.timeout(300)
 def test_two_servers_wake_count_and_replace_together(
     make_server: Callable[..., ServerProcess], postgres_url: str, tmp_path: Path
 ) -> None:
