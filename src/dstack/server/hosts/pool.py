@@ -10,6 +10,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from dstack.core.errors import DstackError
+from dstack.server import clock
 from dstack.server.db.queries import watching
 from dstack.server.hosts.connections import Agents, parse_address
 from dstack.server.hosts.watcher import HostWatcher, WatchContext
@@ -58,14 +59,8 @@ class WatcherPool:
                 logger.warning("watchers: %s", error.detail)
             except Exception:
                 logger.exception("watchers: a look at the hosts failed")
-            await self._wait()
-
-    async def _wait(self) -> None:
-        try:
             is_shared = self._context.database.dialect != "sqlite"
-            await asyncio.wait_for(self._changed.wait(), RENEW_EVERY_S if is_shared else LOOK_EVERY_S)
-        except (asyncio.TimeoutError, TimeoutError):
-            return
+            await clock.happens_within(self._changed, RENEW_EVERY_S if is_shared else LOOK_EVERY_S)
 
     async def _find(self) -> list[watching.WatchedInstance]:
         database, now = self._context.database, self._context.now()

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from dstack.core.errors import DstackError
 from dstack.core.jobs import JobSpec, ProbeSpec
+from dstack.server import clock
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import probes as queries
 from dstack.server.db.queries.probes import ProbedJob
@@ -65,10 +66,9 @@ class Prober:
                 await self._look()
             except DstackError as error:
                 logger.warning("probes: %s", error.detail)
-            try:
-                await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
-            except (asyncio.TimeoutError, TimeoutError):
-                continue
+            except Exception:
+                logger.exception("probes: a look at the services failed")
+            await clock.happens_within(self._changed, LOOK_EVERY_S)
 
     async def _look(self) -> None:
         async with self._database.session() as session:

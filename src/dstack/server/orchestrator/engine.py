@@ -7,7 +7,6 @@ timer (the row's `wake_at`); a sweep over what is unfinished; on PostgreSQL a lo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -243,8 +242,7 @@ class Engine:
     async def _sweep_forever(self) -> None:
         seconds = self._pace.sweep
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._sweep_now.wait(), seconds)
+            await system_clock.happens_within(self._sweep_now, seconds)
             self._sweep_now.clear()
             try:
                 count = await self._sweep(spread_seconds=self._pace.sweep)

@@ -6,7 +6,6 @@ A request costs nothing here: once a second the counts are looked at, and writte
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import uuid
@@ -18,6 +17,7 @@ from uuid import UUID
 from dstack.core.errors import DstackError
 from dstack.proxy.pool import Pool
 from dstack.proxy.stats import ServiceStats
+from dstack.server import clock
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import loads as queries
 from dstack.server.proxy.repo import ROUTES
@@ -79,8 +79,7 @@ class LoadReporter:
                 logger.warning("loads of services: %s", error.detail)
             except Exception:
                 logger.exception("loads of services: a round failed")
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(self._is_urgent.wait(), LOOK_EVERY_S)
+            await clock.happens_within(self._is_urgent, LOOK_EVERY_S)
 
     async def report(self) -> None:
         """One look at all counts."""

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dstack.core.errors import InvalidRequest
 from dstack.core.logs import JobSubmissionLogs
+from dstack.server import clock
 
 Frame = tuple[int, bytes]
 """Microseconds since the epoch, and raw output."""
@@ -153,7 +154,4 @@ async def follow(
             yield page
             token = page.resume_token
             if page.next_token is None:
-                try:
-                    await asyncio.wait_for(more.wait(), idle_seconds)
-                except (asyncio.TimeoutError, TimeoutError):
-                    continue
+                await clock.happens_within(more, idle_seconds)
