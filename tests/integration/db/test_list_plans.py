@@ -60,6 +60,17 @@ async def test_a_page_of_runs_is_a_walk_over_an_index_in_its_order(
     assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
+@pytest.mark.parametrize("projects", [None, [], [ONE], [ONE, OTHER]])
+@pytest.mark.parametrize("user", [None, "somebody"])
+async def test_every_page_of_active_runs_can_take_their_index(
+    sqlite: Database, projects: list[uuid.UUID] | None, user: str | None
+) -> None:
+    async with sqlite.session() as session:
+        wanted = RunFilter(projects, only_active=True, user_name=user, repo_id=ONE)
+        assert await runs.list_heads(session, wanted) == []
+        assert await runs.list_page(session, wanted) == []
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

@@ -77,7 +77,9 @@ async def list_by_ids(session: AsyncSession, ids: Sequence[UUID]) -> Sequence[Ro
 
 
 def _page(query: Select[Unpack[tuple[Any, ...]]], wanted: RunFilter) -> Select[Unpack[tuple[Any, ...]]]:
-    query = query.where(RUN_IS_ACTIVE if wanted.only_active else RunRow.deleted.is_(False))
+    query = query.where(RunRow.deleted.is_(False))
+    if wanted.only_active:
+        query = query.where(RUN_IS_ACTIVE)
     if wanted.project_ids is not None:
         query = query.where(RunRow.project_id.in_(wanted.project_ids))
     if wanted.repo_id is not None:

@@ -24,6 +24,7 @@ class RunRow(Reconciled, Row):
         Index(
             "ix_runs_project_active",
             "project_id",
+            "deleted",  # always false; one more column to compare is what has SQLite take this index
             "submitted_at",
             "id",
             sqlite_where=_ACTIVE_ROWS,
