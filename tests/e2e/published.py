@@ -19,6 +19,8 @@ from tests.e2e.harness import ROOT, TOKEN, ServerProcess, wait_for
 
 VERSION = "0.22.5"
 VENV = ROOT / ".venv-published"
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+"""What is started in the background ignores Ctrl-C, and so does what it starts."""
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that is not there: the client talks to our server and to nobody else."""
 
@@ -65,11 +67,8 @@ class PublishedClient:
     @contextlib.contextmanager
     def started(self) -> Iterator[PublishedClient]:
         """Commands can be run within the block."""
-        fork_server = [
-            str(VENV / "bin/python"),
-            str(Path(__file__).with_name("fork_server.py")),
-            self._socket.name,
-        ]
+        script = Path(__file__).with_name("fork_server.py")
+        fork_server = [*INTERRUPTIBLE, str(VENV / "bin/python"), str(script), self._socket.name]
         process = subprocess.Popen(fork_server, env=self.environment(), cwd=self.folder)
         try:
             wait_for("the published client", self._socket.exists, 60)
@@ -216,7 +215,9 @@ def on_terminal(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Co
     """A process that prints to a terminal."""
     theirs_in, ours_in = os.pipe()
     ours_out, theirs_out = os.openpty()
-    process = subprocess.Popen(command, cwd=cwd, env=env, stdin=theirs_in, stdout=theirs_out, stderr=theirs_out)
+    process = subprocess.Popen(
+        [*INTERRUPTIBLE, *command], cwd=cwd, env=env, stdin=theirs_in, stdout=theirs_out, stderr=theirs_out
+    )
     os.close(theirs_in)
     os.close(theirs_out)
     return Command(process.pid, process.poll, ours_in, ours_out)

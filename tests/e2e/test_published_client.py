@@ -430,10 +430,27 @@ def test_gateway(dstack: PublishedClient) -> None:
         assert (refused.status, len(refused.lines)) == (1, 1), refused.out
 
 
-def test_exports_imports_login(server: ServerProcess, dstack: PublishedClient) -> None:
-    for argv in (("export",), ("import",), ("login", "--url", server.url)):
-        refused = dstack(*argv)
-        assert (refused.status, len(refused.lines)) == (1, 1), refused.out
+def test_export_and_import(server: ServerProcess, dstack: PublishedClient) -> None:
+    name, other = unique("export"), unique("project")
+    server.post("/api/projects/create", {"project_name": other, "is_public": False})
+    added = ("project", "add", "--name", other, "--url", server.url, "--token", TOKEN, "-n")
+    assert dstack(*added).status == 0
+    assert dstack("export", "create", name, "--fleet", "local", "--importer", other).status == 0
+    assert row(dstack("export").out, name) == [name, "local", "-", other]
+    assert row(dstack("import", "--project", other).out, f"main/{name}") == [f"main/{name}", "local", "-"]
+    assert row(dstack("fleet", "--project", other).out, "main/local") != []
+    assert dstack("import", "--project", other, "delete", f"main/{name}", "-y").status == 0
+    assert dstack("export", "update", name, "--set-global").status == 0
+    assert row(dstack("export", "list").out, name) == [name, "local", "-", "*"]
+    assert dstack("export", "delete", name, "-y").status == 0
+    refused = dstack("export", "delete", name, "-y")
+    assert (refused.status, len(refused.lines)) == (1, 1), refused.out
+    assert dstack("project", "delete", "--name", other, "-y").status == 0
+
+
+def test_login(server: ServerProcess, dstack: PublishedClient) -> None:
+    refused = dstack("login", "--url", server.url)
+    assert (refused.status, len(refused.lines)) == (1, 1), refused.out
 
 
 def test_completion(server: ServerProcess, dstack: PublishedClient) -> None:
