@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, update
 from tests.fixtures.api import Api
 
+from dstack.agent.protocol import TaskState
 from dstack.server.clock import now
 from dstack.server.db.engine import wake
 from dstack.server.db.tables import EventRow, JobRow, RunRow
@@ -218,6 +219,19 @@ async def test_better_b13_a_watched_run_is_told_at_once_and_at_each_change_until
     await finish(api, run)
     assert (await change)["run"]["status"] == "done"
     assert [line async for line in stream] == []
+
+
+async def test_the_progress_of_a_pull_is_shown_while_the_job_pulls(api: Api) -> None:
+    run = await submit(api, task())
+    job_id = uuid.UUID(run["jobs"][0]["job_submissions"][0]["id"])
+    progress = {"downloaded_bytes": 5, "extracted_bytes": 1, "total_bytes": 9, "is_total_bytes_final": False}
+    state = json.dumps(TaskState(str(job_id), 1, "pulling", pull_progress=progress).to_json())
+    for status, shown in (("pulling", progress), ("running", None)):
+        async with api.context.database.transaction() as session:
+            values = {"status": status, "task_state": state}
+            await session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
+        run = await api.ok("project/main/runs/get", {"run_name": "t1"})
+        assert run["latest_job_submission"]["image_pull_progress"] == shown
 
 
 async def test_better_b13_all_runs_of_a_project_are_watched(api: Api) -> None:

@@ -7,7 +7,14 @@ from datetime import datetime, timezone
 import pytest
 
 from dstack.cli.output.tables import format_table
-from dstack.cli.output.values import format_age, format_backend, format_gpus, format_price, format_size
+from dstack.cli.output.values import (
+    format_age,
+    format_backend,
+    format_gpus,
+    format_price,
+    format_pulling,
+    format_size,
+)
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=timezone.utc)
 
@@ -55,3 +62,11 @@ def test_values() -> None:
     assert format_backend("aws", "us-east-1") == "aws (us-east-1)"
     assert format_backend("remote", "remote") == "ssh (remote)"
     assert format_backend("remote", "local") == "local"
+
+
+def test_how_far_a_pull_is() -> None:
+    progress = {"downloaded_bytes": 3 * 2**20, "extracted_bytes": 2**20, "total_bytes": 2**30}
+    assert format_pulling(None) == ""
+    assert format_pulling({**progress, "is_total_bytes_final": True}) == " (3MB of 1GB, 1MB unpacked)"
+    assert format_pulling({**progress, "is_total_bytes_final": False}) == " (3MB of at least 1GB, 1MB unpacked)"
+    assert format_pulling({**progress, "total_bytes": 0, "is_total_bytes_final": False}) == ""

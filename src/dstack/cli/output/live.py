@@ -77,8 +77,9 @@ class Status:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def show(self, text: str) -> None:
-        """Replaces the text."""
+    def show(self, text: str, detail: str = "") -> None:
+        """Replaces the text. `detail` changes all the time: it is shown on a terminal only."""
+        text += detail if self._out.isatty() else ""
         with self._lock:
             if text == self._text:
                 return

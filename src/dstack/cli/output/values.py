@@ -49,6 +49,17 @@ def format_backend(backend: str | None, region: str | None) -> str:
     return f"{backend} ({region})" if region else backend
 
 
+def format_pulling(progress: Document | None) -> str:
+    """` (12MB of 40MB, 3MB unpacked)` for the `image_pull_progress` of a submission; else nothing."""
+    if progress is None or not progress["total_bytes"]:
+        return ""
+    got, unpacked, total = (
+        format_size(progress[name] // 2**20) for name in ("downloaded_bytes", "extracted_bytes", "total_bytes")
+    )
+    least = "" if progress["is_total_bytes_final"] else "at least "
+    return f" ({got} of {least}{total}, {unpacked} unpacked)"
+
+
 def format_size(mebibytes: float) -> str:
     """`16GB`, `512MB`."""
     return f"{mebibytes:g}MB" if mebibytes < 1024 else f"{round(mebibytes / 1024, 1):g}GB"

@@ -156,6 +156,9 @@ class HostWatcher:
             live = {id: job for id, job in mine.items() if job.status not in watching.FINISHED_JOBS}
             texts = {id: json.dumps(states[id].to_json()) for id in live}
             await watching.record_task_states(session, texts)
+            for id, job in live.items():
+                if states[id].pull_progress is not None:
+                    watching.tell_of_pulling(session, job)
         for id, job in live.items():
             self._ensure_follower(job, states[id])
         for id in states:

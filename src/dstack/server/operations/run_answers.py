@@ -124,8 +124,16 @@ def _submission(row: RowMapping) -> Document:
         "job_runtime_data": _fragment(row["runtime_data"]),
         "error": JobTerminationReason(reason).error if reason else None,
         "probes": _probes(row["probe_streaks"]),
-        "image_pull_progress": None,
+        "image_pull_progress": _pull_progress(row),
     }
+
+
+def _pull_progress(row: RowMapping) -> Document | None:
+    """What the host told last of the image that it pulls; only then is its state parsed."""
+    if row["status"] != JobStatus.PULLING.value or row["task_state"] is None:
+        return None
+    progress: Document | None = orjson.loads(row["task_state"])["pull_progress"]
+    return progress
 
 
 def _inactivity_secs(row: RowMapping) -> int | None:

@@ -142,7 +142,7 @@ _JOB_COLUMNS = tuple(
         "id", "run_id", "replica_num", "job_num", "submission_num", "deployment_num", "status",
         "submitted_at", "last_processed_at", "provisioned_at", "finished_at",
         "termination_reason", "termination_reason_message", "exit_status", "capacity_error", "logs_error",
-        "last_active_at", "job_spec", "provisioning_data", "runtime_data", "probe_streaks",
+        "last_active_at", "job_spec", "provisioning_data", "runtime_data", "probe_streaks", "task_state",
     )
 )  # fmt: skip
 """What answers show of a submission."""

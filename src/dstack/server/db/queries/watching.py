@@ -36,6 +36,8 @@ class WatchedJob(NamedTuple):
     status: str
     task_state: str | None
     logs_stored: bool
+    project_id: UUID
+    run_id: UUID
 
 
 async def list_watched_instances(session: AsyncSession) -> list[WatchedInstance]:
@@ -96,7 +98,7 @@ async def list_live_jobs(session: AsyncSession, instance_id: UUID) -> list[Watch
 
 def _watched_jobs() -> Any:
     columns = (JobRow.id, ProjectRow.name, RunRow.run_name, JobRow.instance_id, JobRow.status)
-    joined = select(*columns, JobRow.task_state, JobRow.logs_stored)
+    joined = select(*columns, JobRow.task_state, JobRow.logs_stored, JobRow.project_id, JobRow.run_id)
     return joined.join(RunRow, RunRow.id == JobRow.run_id).join(ProjectRow, ProjectRow.id == JobRow.project_id)
 
 
@@ -104,6 +106,11 @@ async def record_task_states(session: AsyncSession, states: Mapping[UUID, str]) 
     """Facts about tasks; wakes their jobs. Finished jobs are left as they are."""
     for job_id, state in states.items():
         await _update_job(session, job_id, task_state=state)
+
+
+def tell_of_pulling(session: AsyncSession, job: WatchedJob) -> None:
+    """Shows those who watch its run how far the image is: no step of the job would."""
+    wake(session, f"changed:run:{job.project_id}:{job.run_id}")
 
 
 async def record_logs_stored(session: AsyncSession, job_id: UUID) -> None:
