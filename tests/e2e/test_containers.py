@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import signal
 from collections.abc import Callable
 
 import pytest
 from tests.e2e.harness import TOKEN, Cli, ServerProcess, wait_for
 from tests.fixtures.docker import DockerDaemon
+from tests.integration.agent.test_registry import Registry, registry
+
+__all__ = ["registry"]
 
 SMALL = 'resources: {cpu: "1..", memory: 0.1GB.., disk: 0.1GB..}\n'
 
@@ -51,6 +55,30 @@ def test_an_image_that_is_not_there(cli: Cli) -> None:
     assert status == 1
     assert "no-such-image-at-all:1" in out.splitlines()[-1]
     assert "Traceback" not in out + cli.server.output
+
+
+def test_a_pull_tells_how_far_it_is(cli: Cli, registry: Registry, docker_daemon: DockerDaemon) -> None:
+    """The registry stands still until the progress is seen."""
+
+    def progress() -> dict[str, object] | None:
+        shown: dict[str, object] | None = cli.server.run("pulled")["latest_job_submission"]["image_pull_progress"]
+        return shown
+
+    login = f"registry_auth: {{username: {registry.username}, password: {registry.password}}}\n"
+    cli.write(f"type: task\nname: pulled\nimage: {registry.image}\ncommands: [echo up]\n{login}{SMALL}")
+    registry.process.send_signal(signal.SIGSTOP)
+    try:
+        assert cli("apply", "-y", "-d")[0] == 0
+        wait_for("the progress of the pull", lambda: progress() is not None)
+        assert set(progress() or ()) == {
+            "downloaded_bytes", "extracted_bytes", "total_bytes", "is_total_bytes_final"
+        }  # fmt: skip
+    finally:
+        registry.process.send_signal(signal.SIGCONT)
+    wait_for("its output", lambda: cli.server.log("pulled") == b"up\n")
+    wait_for("its end", lambda: cli.server.run("pulled")["status"] == "done")
+    assert progress() is None
+    docker_daemon.run("rmi", "-f", registry.image)
 
 
 def test_a_container_is_stopped(cli: Cli, docker_daemon: DockerDaemon) -> None:

@@ -24,6 +24,7 @@ class Registry:
     image: str
     username: str
     password: str
+    process: subprocess.Popen[bytes]
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def registry(docker_daemon: DockerDaemon, tmp_path: Path, free_port: int) -> Ite
     image = f"127.0.0.1:{free_port}/team/busybox:1"
     try:
         _push(docker_daemon, free_port, image, tmp_path / "docker-config")
-        yield Registry(image, "alice", "s3cret")
+        yield Registry(image, "alice", "s3cret", process)
     finally:
         process.terminate()
         process.wait(20)
