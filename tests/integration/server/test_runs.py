@@ -15,6 +15,7 @@ from tests.fixtures.api import Api
 from dstack.agent.protocol import TaskState
 from dstack.server.clock import now
 from dstack.server.db.engine import wake
+from dstack.server.db.queries import watching as host_queries
 from dstack.server.db.tables import EventRow, JobRow, RunRow
 from dstack.server.operations import watching
 from dstack.server.operations.context import InProject
@@ -232,6 +233,26 @@ async def test_the_progress_of_a_pull_is_shown_while_the_job_pulls(api: Api) -> 
             await session.execute(update(JobRow).where(JobRow.id == job_id).values(values))
         run = await api.ok("project/main/runs/get", {"run_name": "t1"})
         assert run["latest_job_submission"]["image_pull_progress"] == shown
+
+
+async def test_better_b13_a_watched_run_tells_how_far_its_image_is(api: Api) -> None:
+    run = await submit(api, task())
+    job_id = uuid.UUID(run["jobs"][0]["job_submissions"][0]["id"])
+    async with api.context.database.transaction() as session:
+        await session.execute(update(JobRow).where(JobRow.id == job_id).values(status="pulling"))
+    stream = watching.watch_runs(api.context, await main_of(api), "t1")
+    assert (await next_line(stream))["run"]["latest_job_submission"]["image_pull_progress"] is None
+    change = asyncio.ensure_future(next_line(stream))
+    await asyncio.sleep(0)
+    progress = {"downloaded_bytes": 5, "extracted_bytes": 1, "total_bytes": 9, "is_total_bytes_final": True}
+    state = TaskState(str(job_id), 1, "pulling", pull_progress=progress)
+    async with api.context.database.transaction() as session:
+        jobs = await host_queries.get_watched_jobs(session, [job_id])
+        await host_queries.record_task_states(session, {job_id: json.dumps(state.to_json())})
+        host_queries.tell_of_pulling(session, jobs[job_id])
+    assert (await change)["run"]["latest_job_submission"]["image_pull_progress"] == progress
+    await finish(api, run)
+    assert [line["run"]["status"] for line in [json.loads(text) async for text in stream]] == ["done"]
 
 
 async def test_better_b13_all_runs_of_a_project_are_watched(api: Api) -> None:
