@@ -167,8 +167,9 @@ class TaskSpec(_Message):
     gpu: int = 0
     """How many GPUs; -1 all."""
     cpu: float = 0
-    """Limit in cores; 0 none."""
+    """Limit of a container in cores; 0 none. Processes are not limited."""
     memory_bytes: int = 0
+    """The same of its memory."""
     shm_size_bytes: int = 0
     mounts: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
     ports: List[int] = dataclasses.field(default_factory=list)
