@@ -224,8 +224,19 @@ def _end(pid: Optional[int]) -> None:
         except ProcessLookupError:
             return
         deadline = time.monotonic() + END_SECONDS
-        while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        while _runs(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
+        if not _runs(pid):
+            return
+
+
+def _runs(pid: int) -> bool:
+    """False for one that has ended, though a host's init may be slow to take note."""
+    try:
+        stat = _read(f"/proc/{pid}/stat")
+    except OSError:
+        return False
+    return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X")
 
 
 def _wait_until_it_answers(folder: str) -> None:

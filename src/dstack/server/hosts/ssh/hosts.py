@@ -91,19 +91,33 @@ class SSHHosts:
         except asyncssh.ChannelOpenError as error:
             raise Unreachable(f"No agent answers on {address.hostname}: {error.reason}") from error
         except (asyncssh.Error, OSError) as error:
-            await self._disconnect(instance_id)
+            self._drop(instance_id, connection)
             raise Unreachable(f"The connection to {address.hostname} broke", detail=str(error)) from error
 
     async def _connect(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
         known = self._connections.get(instance_id)
         if known is None or (known.done() and (known.exception() is not None or known.result().is_closed())):
             known = self._connections[instance_id] = asyncio.ensure_future(self._log_in(instance_id))
-        return await asyncio.shield(known)
+        try:
+            return await asyncio.shield(known)
+        except asyncio.CancelledError:
+            if not known.cancelled():
+                raise
+            raise Unreachable("The host is being let go of") from None
+
+    def _drop(self, instance_id: UUID, broken: asyncssh.SSHClientConnection) -> None:
+        """Closes that connection; a newer one, which another caller has opened meanwhile, stays."""
+        known = self._connections.get(instance_id)
+        is_well = known is not None and known.done() and not known.cancelled() and known.exception() is None
+        if known is not None and is_well and known.result() is broken:
+            del self._connections[instance_id]
+        connecting.close(broken)
 
     async def _log_in(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
         return await connecting.connect(await self.target(instance_id))
 
     async def _disconnect(self, instance_id: UUID) -> None:
+        """Ends the host's connection, or the attempt at one."""
         known = self._connections.pop(instance_id, None)
         if known is None:
             return
