@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 from tests.fixtures.api import Api
 from tests.fixtures.rows import fleet_row, instance_row, job_row, run_row
 
+from dstack.server.access import DefaultPermissions
 from dstack.server.db.tables import EventRow, FleetRow, InstanceRow, ProjectRow, UserRow
 
 FLEETS = "project/main/fleets"
@@ -165,3 +167,50 @@ async def test_pages_of_fleets_and_what_others_see(api: Api) -> None:
     member = await api.as_user("member", role="user")
     assert len(await member.ok("fleets/list", {"project_name": "main"})) == 3
     assert (await applied(member, spec("f4")))["name"] == "f4"
+
+
+def ssh_spec(name: str, *hosts: Any) -> dict[str, Any]:
+    key = {"public": "ssh-ed25519 AAAA", "private": "PRIVATE"}
+    jump = {"hostname": "head", "user": "admin", "identity_file": "id", "ssh_key": key}
+    ssh_config = {"user": "ubuntu", "ssh_key": key, "proxy_jump": jump, "hosts": list(hosts)}
+    configuration = {"type": "fleet", "name": name, "ssh_config": ssh_config}
+    return {"configuration": configuration, "profile": {"name": "default"}}
+
+
+async def test_the_hosts_of_a_fleet_are_instances_and_no_answer_has_a_key(api: Api) -> None:
+    own = {"hostname": "10.0.0.2", "ssh_key": {"public": "", "private": "PRIVATE"}}
+    wanted = ssh_spec("onprem", "10.0.0.1", own)
+    plan = await api.ok(f"{FLEETS}/get_plan", {"spec": wanted})
+    made = await applied(api, wanted)
+    assert [(one["name"], one["hostname"], one["status"]) for one in made["instances"]] == [
+        ("onprem-0", "10.0.0.1", "pending"),
+        ("onprem-1", "10.0.0.2", "pending"),
+    ]
+    shown = [made, await api.ok(f"{FLEETS}/list"), await api.ok("instances/list", {})]
+    assert "PRIVATE" not in str(shown)
+    assert plan["action"] == "create"
+    async with api.context.database.session() as session:
+        specs = list(await session.scalars(select(FleetRow.spec)))
+    assert "PRIVATE" not in str(specs)
+
+
+async def test_a_host_is_in_one_fleet_only(sqlite_api: Api) -> None:
+    await applied(sqlite_api, ssh_spec("first", "10.0.0.1"))
+    told = problem(await apply(sqlite_api, ssh_spec("second", "10.0.0.2", "10.0.0.1")))[1]
+    assert told == (
+        "Host 10.0.0.1 belongs to fleet 'first' of project 'main' already; a host can be in one fleet only"
+    )
+    assert [one["name"] for one in await sqlite_api.ok(f"{FLEETS}/list")] == ["first"]
+
+
+@pytest.mark.parametrize(("role", "status"), [("user", 403), ("manager", 403), ("admin", 200)])
+async def test_hosts_may_be_left_to_the_admins_of_the_project(sqlite_api: Api, role: str, status: int) -> None:
+    sqlite_api.context.permissions = DefaultPermissions(allow_non_admins_manage_ssh_fleets=False)
+    member = await sqlite_api.as_user("ann", role=role)
+    assert (await apply(member, spec("cloud"))).status_code == 200
+    assert (await apply(member, ssh_spec("onprem", "10.0.0.1"))).status_code == status
+
+
+async def test_hosts_are_for_all_members_unless_the_server_says_otherwise(sqlite_api: Api) -> None:
+    member = await sqlite_api.as_user("ann", role="user")
+    assert (await apply(member, ssh_spec("onprem", "10.0.0.1"))).status_code == 200
