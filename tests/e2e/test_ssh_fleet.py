@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ from tests.e2e.harness import Cli, ServerProcess, wait_for
 from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 from tests.fixtures.systemd_host import SystemdHost
+
+OLDER = '__version__ = "0.0.1"\n'
 
 
 def ssh_fleet(where: SSHNetwork, hosts: list[Any], **ssh: Any) -> dict[str, Any]:
@@ -104,6 +108,38 @@ def test_a_job_outlives_its_agent_its_server_and_the_connection(cli: Cli, ssh_ne
     server.start()
     server.wait_run("long", "done")
     assert cli("logs", "long") == (0, "".join(f"{number}\n" for number in range(1, 81)))
+
+
+def test_an_older_agent_is_replaced_under_a_running_job(cli: Cli, ssh_network: SSHNetwork) -> None:
+    server, host = cli.server, ssh_network.add()
+    apply(server, ssh_fleet(ssh_network, [host.address]))
+    wait_idle(server, 1)
+    script = "echo before; until [ -e /tmp/enough ]; do sleep 0.05; done; echo after"
+    server.submit("long", [script], fleets=["onprem"])
+    server.wait_run("long", "running")
+    server.stop()
+    current = host.run("sha256sum < /var/lib/dstack/agent.pyz")
+    copy_as_older(host.folder / "var/lib/dstack/agent.pyz", host.folder / "tmp/older.pyz")
+    host.run("python3 /tmp/older.pyz install --dir /var/lib/dstack")
+    assert host.run("sha256sum < /var/lib/dstack/agent.pyz") != current
+    server.start()
+    wait_for(
+        "the agent of the server's version",
+        lambda: host.run("sha256sum < /var/lib/dstack/agent.pyz") == current,
+        60,
+    )
+    assert server.run("long")["status"] == "running"
+    host.run("touch /tmp/enough")
+    server.wait_run("long", "done")
+    assert cli("logs", "long") == (0, "before\nafter\n")
+
+
+def copy_as_older(archive: Path, path: Path) -> None:
+    """The same agent, but for the version that it tells."""
+    with zipfile.ZipFile(archive) as newer, zipfile.ZipFile(path, "w") as older:
+        for entry in newer.infolist():
+            text = newer.read(entry)
+            older.writestr(entry, OLDER if entry.filename == "dstack/__init__.py" else text)
 
 
 def test_a_host_behind_another_one(server: ServerProcess, ssh_network: SSHNetwork) -> None:
