@@ -27,6 +27,9 @@ from tests.e2e.harness import (
 from tests.fixtures.docker import DockerDaemon
 
 SMALL = "resources: {cpu: 1.., memory: 0.1GB.., disk: 0.1GB..}\n"
+pytestmark = pytest.mark.xdist_group("attach")
+"""The last test of a server looks at what the others have left."""
+
 SERVE = (
     "import http.server, os; from pathlib import Path; os.chdir(Path('www'));"
     " http.server.test(http.server.SimpleHTTPRequestHandler, port={port}, bind='127.0.0.1')"

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -44,14 +45,16 @@ def server(path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 
 @pytest.fixture(scope="module")
-def dstack(
-    server: ServerProcess, path: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PublishedClient]:
+def dstack(server: ServerProcess, path: str) -> Iterator[PublishedClient]:
     """The published command line, whose default project is the server's."""
     install()
-    with PublishedClient(tmp_path_factory.mktemp("client"), env={"PATH": path}).started() as client:
-        client.login(server)
-        yield client
+    home = tempfile.mkdtemp(prefix="pc-")  # short: a socket below it has room for 107 bytes
+    try:
+        with PublishedClient(Path(home), env={"PATH": path}).started() as client:
+            client.login(server)
+            yield client
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def task(dstack: PublishedClient, *commands: str, name: str | None = None, rest: str = "") -> str:
