@@ -19,7 +19,7 @@ def simulator(tmp_path: Path) -> Iterator[Simulator]:
         yield simulator
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 def test_two_servers_share_200_runs_and_one_is_killed_midway(
     make_server: Callable[..., ServerProcess], postgres_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -37,7 +37,7 @@ def test_two_servers_share_200_runs_and_one_is_killed_midway(
             first.kill()
 
     try:
-        wait_for("all runs to end", lambda: not second.has_active_runs(), timeout=180)
+        wait_for("all runs to end", lambda: not second.has_active_runs(), timeout=300)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{_unfinished(second)}\n{second.output[-20_000:]}") from error
     runs = {run["run_spec"]["run_name"]: run["status"] for run in second.list_runs()}
