@@ -5,6 +5,8 @@ A flag is on when its variable is present, whatever its value; the other types s
 
 from __future__ import annotations
 
+import functools
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,20 @@ from dstack.core.errors import DstackError
 
 class SettingsError(DstackError):
     """An environment variable has a value that makes no sense."""
+
+
+ANY_ADDRESS = ("0.0.0.0", "::")
+
+
+@functools.lru_cache(maxsize=1)
+def own_address() -> str:
+    """The address of this machine that leads out of it; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of RFC 5737, where nobody is
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,8 @@ class Settings:
     @property
     def public_url(self) -> str:
         """Without a slash at its end."""
-        shown_host = f"[{self.host}]" if ":" in self.host else self.host
+        host = own_address() if self.host in ANY_ADDRESS else self.host
+        shown_host = f"[{host}]" if ":" in host else host
         return (self.url or f"http://{shown_host}:{self.port}").rstrip("/")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
 import pytest
@@ -14,6 +15,7 @@ from dstack.cli.output.values import (
     format_price,
     format_pulling,
     format_size,
+    format_trigger,
 )
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=timezone.utc)
@@ -62,6 +64,13 @@ def test_values() -> None:
     assert format_backend("aws", "us-east-1") == "aws (us-east-1)"
     assert format_backend("remote", "remote") == "ssh (remote)"
     assert format_backend("remote", "local") == "local"
+
+
+def test_when_a_scheduled_run_starts() -> None:
+    run = {"status": "pending", "next_triggered_at": "2030-01-02T09:00:00+00:00"}
+    assert re.fullmatch(r" \(starts at 2030-01-0[123] \d\d:\d\d\)", format_trigger(run))
+    assert format_trigger({**run, "status": "running"}) == ""
+    assert format_trigger({**run, "next_triggered_at": None}) == ""
 
 
 def test_how_far_a_pull_is() -> None:

@@ -231,3 +231,6 @@ def test_a_gpu_of_this_machine_goes_to_one_job() -> None:
     assert assigned(decision) == {1: 90, 2: 90, 4: 90}
     assert [write.gpus for write in decision.writes if isinstance(write, Assign)] == [1, 1, 0]
     assert assigned(place(jobs[0], on=(replace(machine, busy_gpus=2),))) == {}
+    again = replace(machine, id=UUID(int=91), fleet_id=UUID(int=51))  # the same machine in another fleet
+    two = place(*jobs, on=(machine, again), fleets=(FLEET, replace(FLEET, id=UUID(int=51), name="g")))
+    assert set(assigned(two)) == {1, 2}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -32,6 +34,13 @@ def test_a_flag_is_on_when_it_is_present(value: str) -> None:
 def test_the_public_url_has_no_slash_at_its_end() -> None:
     assert load({"DSTACK_SERVER_URL": "https://dstack.example/"}).public_url == "https://dstack.example"
     assert load({"DSTACK_SERVER_HOST": "::1"}).public_url == "http://[::1]:3000"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_who_listens_everywhere_tells_an_address_that_leads_here(host: str) -> None:
+    url = urlsplit(load({"DSTACK_SERVER_HOST": host}).public_url)
+    assert url.port == 3000
+    assert not ip_address(url.hostname or "").is_unspecified
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dstack.cli.following import FINISHED, ByteSink, copy_log, iter_changes
 from dstack.cli.output.attachment import print_ways_in
 from dstack.cli.output.live import Status
 from dstack.cli.output.prompts import confirm
-from dstack.cli.output.values import format_pulling
+from dstack.cli.output.values import format_pulling, format_trigger
 
 WAITING = ("submitted", "pending", "provisioning", "terminating")
 JOB_WAITING = ("submitted", "provisioning", "pulling")
@@ -164,8 +164,8 @@ class Follower:
                     if run["status"] in FINISHED or (self._is_started(run) and not self._is_shown(run)):
                         return run
                     submission = self._submission(run) or {}
-                    pulling = format_pulling(submission.get("image_pull_progress"))
-                    status.show(f"{self._name}: {run.get('status_message') or run['status']}", pulling)
+                    more = format_pulling(submission.get("image_pull_progress")) or format_trigger(run)
+                    status.show(f"{self._name}: {run.get('status_message') or run['status']}", more)
         finally:
             status.clear()
         raise AssertionError("changes have no end")

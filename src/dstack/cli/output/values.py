@@ -60,6 +60,14 @@ def format_pulling(progress: Document | None) -> str:
     return f" ({got} of {least}{total}, {unpacked} unpacked)"
 
 
+def format_trigger(run: Document) -> str:
+    """` (starts at 2026-03-01 09:00)`, in the time of this machine, for a run that waits for its schedule."""
+    at = run.get("next_triggered_at")
+    if not at or run["status"] != "pending":
+        return ""
+    return f" (starts at {parse_time(at).astimezone():%Y-%m-%d %H:%M})"
+
+
 def format_size(mebibytes: float) -> str:
     """`16GB`, `512MB`."""
     return f"{mebibytes:g}MB" if mebibytes < 1024 else f"{round(mebibytes / 1024, 1):g}GB"

@@ -205,8 +205,13 @@ class _Board:
 
     def take(self, taken: Assign, sign: int = 1) -> None:
         instance = self.instances[taken.instance.id]
-        blocks, gpus = instance.busy_blocks + sign * taken.blocks, instance.busy_gpus + sign * taken.gpus
-        self.instances[instance.id] = replace(instance, busy_blocks=blocks, busy_gpus=gpus)
+        gpus = sign * taken.gpus
+        for one in list(self.instances.values()):
+            if one.id == instance.id:
+                blocks = one.busy_blocks + sign * taken.blocks
+                self.instances[one.id] = replace(one, busy_blocks=blocks, busy_gpus=one.busy_gpus + gpus)
+            elif instance.is_local and one.is_local and gpus:  # the same machine, by way of another fleet
+                self.instances[one.id] = replace(one, busy_gpus=one.busy_gpus + gpus)
 
     def give_back(self, taken: Assign) -> None:
         self.take(taken, sign=-1)
