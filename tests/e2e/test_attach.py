@@ -27,9 +27,6 @@ from tests.e2e.harness import (
 from tests.fixtures.docker import DockerDaemon
 
 SMALL = "resources: {cpu: 1.., memory: 0.1GB.., disk: 0.1GB..}\n"
-pytestmark = pytest.mark.xdist_group("attach")
-"""The last test of a server looks at what the others have left."""
-
 SERVE = (
     "import http.server, os; from pathlib import Path; os.chdir(Path('www'));"
     " http.server.test(http.server.SimpleHTTPRequestHandler, port={port}, bind='127.0.0.1')"
@@ -221,7 +218,9 @@ def test_ports_by_the_python_api(server: ServerProcess) -> None:
     assert python(server, textwrap.dedent(code)) == ("b'the page\\n'\nNone remote 127.0.0.1\nterminated False\n")
 
 
-def test_nothing_is_left_behind(server: ServerProcess) -> None:
+def test_nothing_is_left_behind(server: ServerProcess, cli: Cli) -> None:
+    cli.write(f"type: task\nname: seen\ncommands: [echo seen, sleep 1]\n{SMALL}")
+    assert cli("apply", "-y")[0] == 0
     folder = Path(server.home / ".dstack/ssh")
     assert sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".known_hosts")) == []
     assert (server.home / ".ssh/config").read_text() == f"Include {folder / 'config'}\n"
