@@ -107,8 +107,7 @@ def uses_systemd() -> bool:
 
 def _copy_archive(path: str) -> bool:
     """False when it is there already."""
-    with open(sys.argv[0], "rb") as file:
-        content = file.read()
+    content = _read(sys.argv[0])
     if os.path.exists(path) and digest_of(path) == _digest(content):
         return False
     write_atomically(path, content)
@@ -118,8 +117,7 @@ def _copy_archive(path: str) -> bool:
 
 def digest_of(path: str) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return _digest(file.read())
+    return _digest(_read(path))
 
 
 def _digest(content: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, insert, select, update
@@ -166,12 +167,9 @@ async def _sync_hosts(
     if gone:
         await _ask_to_go(session, fleet, gone, actor=actor)
     rows = ssh_hosts.host_rows(fleet, configuration, coming, nums, now=clock.now(), encryption=ctx.encryption)
-    if rows:
-        await session.execute(insert(InstanceRow), rows)
-        kind = EventTargetType.INSTANCE.value
-        targets = [events.Target(kind, one["id"], one["name"], fleet.project_id) for one in rows]
+    targets = await _insert_instances(session, fleet.project_id, rows)
+    if targets:
         await events.record(session, "Instance created", actor=actor, targets=targets)
-        wake(session, *(f"instance:{one['id']}" for one in rows))
 
 
 async def _hosts_of(session: AsyncSession, fleet_id: UUID) -> dict[str, InstanceRow]:
@@ -246,11 +244,18 @@ async def _add_instances(session: AsyncSession, row: FleetRow, spec: FleetSpec) 
         )
         for num in range(nodes.target if nodes is not None else 0)
     ]
+    return await _insert_instances(session, row.project_id, values)
+
+
+async def _insert_instances(
+    session: AsyncSession, project_id: UUID, values: list[dict[str, Any]]
+) -> list[events.Target]:
+    """Adds and wakes them; what an event about them names."""
     if values:
         await session.execute(insert(InstanceRow), values)
     wake(session, *(f"instance:{one['id']}" for one in values))
     kind = EventTargetType.INSTANCE.value
-    return [events.Target(kind, one["id"], one["name"], row.project_id) for one in values]
+    return [events.Target(kind, one["id"], one["name"], project_id) for one in values]
 
 
 async def _update(session: AsyncSession, at: InProject, current: Fleet, spec: FleetSpec) -> UUID:

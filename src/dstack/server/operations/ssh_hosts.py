@@ -20,11 +20,11 @@ from dstack.core.ssh import SSHKey, SSHProxyParams
 from dstack.server.db.tables import FleetRow, InstanceRow, ProjectRow
 from dstack.server.encryption import Encryption
 from dstack.server.hosts.ssh.target import DEFAULT_PORT, SSHTarget
+from dstack.server.planning import ssh as ssh_planning
 from dstack.server.planning.combining import of_fleet
 from dstack.server.planning.new_instance import instance_values
 
 BACKEND = "ssh"
-REGION = "remote"
 
 
 def check(configuration: FleetConfiguration, ssh: SSHParams) -> None:
@@ -145,7 +145,7 @@ def _host_row(
     details = {"internal_ip": host.internal_ip, "network": ssh.network, "blocks": blocks}
     return values | {
         "backend": BACKEND,
-        "region": REGION,
+        "region": ssh_planning.REGION,
         "price": 0.0,
         "idle_duration": -1,
         "ssh_hostname": host.hostname,
