@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from typing import Protocol
 
-from dstack.core.errors import TooManyAttempts
-from dstack.proxy.auth import bearer_token
 from dstack.proxy.chunks import LAST_CHUNK, ChunkedReader, chunk
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.headers import (
     CHUNKED,
     CORS_LINES,
-    PREFLIGHT_LINES,
     UNTIL_CLOSE,
     BadMessage,
     Hop,
@@ -60,6 +57,8 @@ class Client(Protocol):
 
 
 class Exchange:
+    """From `proceed` on. The client is let in before: `admission`, or whoever makes requests for a client."""
+
     __slots__ = (
         "_client", "_deps", "_hop", "_is_request_sent", "_is_spoilt", "_is_tunnel", "_left", "_path",
         "_pending", "_prefix", "_project", "_reader", "_received", "_request", "_request_bytes", "_response",
@@ -109,75 +108,9 @@ class Exchange:
 
     # Towards the replica
 
-    def start(self) -> None:
-        found = self._deps.repo.find_service(self._project, self._run)
-        if found is None or isinstance(found, Service):
-            self._admit(found)
-        else:
-            self._spawn(self._find_then_admit(found))
-
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(coroutine)
-        self._task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is None:
-            return
-        log.error("proxying to service %s/%s failed", self._project, self._run, exc_info=error)
-        self._let_go()
-        self._count()
-        self._refuse(500, f"Service {self._run}: the proxy could not find out where to send the request")
-
-    async def _find_then_admit(self, finding: Awaitable[Service | None]) -> None:
-        self._admit(await finding)
-
-    def _admit(self, service: Service | None) -> None:
-        if service is None or not (service.replicas or service.wakes):
-            text = f"No running service {self._run} in project {self._project}"
-            self._client.send_error(404, text)
-            return
-        self._service = service
-        if service.is_cors_open and self._request.method == b"OPTIONS":
-            self._client.send_empty(*PREFLIGHT_LINES)
-            return
-        if not service.auth:
-            self._proceed(service)
-            return
-        token = bearer_token(self._request.authorization)
-        allowed = token is not None and self._deps.auth.is_allowed(
-            self._project, token, self._hop.address.decode("ascii")
-        )
-        if isinstance(allowed, bool):
-            self._permit(service, is_allowed=allowed)
-        else:
-            self._spawn(self._await_permission(service, allowed))
-
-    async def _await_permission(self, service: Service, allowing: Awaitable[bool]) -> None:
-        try:
-            is_allowed = await allowing
-        except TooManyAttempts as error:
-            self._refuse(429, str(error), b"Retry-After: %d" % error.retry_after_seconds)
-        else:
-            self._permit(service, is_allowed=is_allowed)
-
-    def _permit(self, service: Service, *, is_allowed: bool) -> None:
-        if is_allowed:
-            self._proceed(service)
-        else:
-            text = (
-                f"Service {self._run} needs `Authorization: Bearer` with the token of a member of {self._project}"
-            )
-            self._refuse(403, text)
-
-    def _refuse(self, status: int, detail: str, *extra: bytes) -> None:
-        """An answer of our own, which browsers may read where they may read the service's."""
-        if self._service is not None and self._service.is_cors_open:
-            extra = (*extra, *CORS_LINES)
-        self._client.send_error(status, detail, *extra)
-
-    def _proceed(self, service: Service) -> None:
+    def proceed(self, service: Service) -> None:
         """The client may use the service: now, later, or not that often."""
+        self._service = service
         limits = service.rate_limits
         if self._request.length > self._deps.max_body_bytes > 0:
             self._refuse(413, self._too_large())
@@ -208,6 +141,25 @@ class Exchange:
             self._refuse(503, str(error), b"Retry-After: %d" % error.retry_after_seconds)
         else:
             self._forward()
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(coroutine)
+        self._task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        log.error("proxying to service %s/%s failed", self._project, self._run, exc_info=error)
+        self._let_go()
+        self._count()
+        self._refuse(500, f"Service {self._run}: the proxy could not find out where to send the request")
+
+    def _refuse(self, status: int, detail: str, *extra: bytes) -> None:
+        """An answer of our own, which browsers may read where they may read the service's."""
+        if self._service is not None and self._service.is_cors_open:
+            extra = (*extra, *CORS_LINES)
+        self._client.send_error(status, detail, *extra)
 
     def _forward(self) -> None:
         service = self._service

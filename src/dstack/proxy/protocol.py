@@ -18,10 +18,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from dstack.proxy.admission import AdmittedExchange
 from dstack.proxy.answers import answer
 from dstack.proxy.chunks import ChunkedReader
 from dstack.proxy.deps import ProxyDependencies
-from dstack.proxy.forward import Exchange
 from dstack.proxy.headers import CHUNKED, BadMessage, Hop, RequestHead, check_partial_head
 from dstack.proxy.repeated import RequestHeads
 
@@ -69,7 +69,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         self._left = 0
         """Of the request's body, in bytes; 0 when all of it came."""
         self._reader: ChunkedReader | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: AdmittedExchange | None = None
         self._request: RequestHead | None = None
         self._is_answered = False
         self._is_last = False
@@ -266,7 +266,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
             self._redirect(prefix + b"/" + (target or b""))
         else:
             route = (_text(project), _text(run), prefix, target)
-            self._exchange = Exchange(self.dependencies, self, request, self._hop, route)
+            self._exchange = AdmittedExchange(self.dependencies, self, request, self._hop, route)
             self._exchange.start()
 
     def _redirect(self, location: bytes) -> None:
