@@ -10,7 +10,7 @@ import pytest
 from tools.configuration_reference import PAGES, TARGET, Model, Page, fields, meanings, nested, render
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "reference" / "configuration.schema.json").read_text())
-ADDED = {"SSHHostParams": {"host_key"}}
+ADDED = {"SSHHostParams": {"host_key"}, "SSHProxyParams": {"host_key"}}
 """Fields that only we have."""
 MODELS = list(dict.fromkeys(model for page in PAGES for model in [*page.models, *nested(page.models)]))
 

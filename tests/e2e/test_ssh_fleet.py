@@ -51,6 +51,8 @@ def test_a_host_becomes_idle_runs_a_job_and_is_left_as_it_was(cli: Cli, ssh_netw
     assert "private" not in str(fleet)
     (instance,) = wait_idle(server, 1)
     assert instance["hostname"] == host.address
+    logins = (host.folder / "log").read_text().count("Accepted publickey")
+    assert logins == 1, "a second connection in the first pass could be to somebody else (better B16)"
     assert instance["instance_type"]["resources"]["cpus"] > 0
     server.submit("far", ["hostname; echo done"], fleets=["onprem"])
     server.wait_run("far", "done")
@@ -142,18 +144,38 @@ def copy_as_older(archive: Path, path: Path) -> None:
             older.writestr(entry, OLDER if entry.filename == "dstack/__init__.py" else text)
 
 
-def test_a_host_behind_another_one(server: ServerProcess, ssh_network: SSHNetwork) -> None:
-    jump, inner = ssh_network.add(), ssh_network.add()
-    inner.run(f"iptables -A INPUT -s {ssh_network.subnet}.1 -j DROP")
-    key = {"public": "", "private": ssh_network.key_path.read_text()}
-    through = {"hostname": jump.address, "user": "root", "identity_file": "id", "ssh_key": key}
-    apply(server, ssh_fleet(ssh_network, [inner.address], proxy_jump=through))
+def behind(jump: SSHHost, where: SSHNetwork) -> dict[str, Any]:
+    """`proxy_jump`."""
+    key = {"public": "", "private": where.key_path.read_text()}
+    return {"hostname": jump.address, "user": "root", "identity_file": "id", "ssh_key": key}
+
+
+def test_b16_a_host_behind_another_one_whose_key_is_pinned_too(
+    server: ServerProcess, ssh_network: SSHNetwork
+) -> None:
+    jump, first, second = ssh_network.add(), ssh_network.add(), ssh_network.add()
+    for inner in (first, second):
+        inner.run(f"iptables -A INPUT -s {ssh_network.subnet}.1 -j DROP")
+    through = behind(jump, ssh_network)
+    apply(server, ssh_fleet(ssh_network, [first.address], proxy_jump=through))
     wait_idle(server, 1)
-    server.submit("inner", ["hostname | grep -q inner || true; echo in"], fleets=["onprem"])
+    server.submit("inner", ["echo in"], fleets=["onprem"])
     server.wait_run("inner", "done")
+    jump.stop()
+    jump.new_host_key()
+    jump.start()
+    apply(server, ssh_fleet(ssh_network, [first.address, second.address], proxy_jump=through))
+
+    def refused() -> bool:
+        words = f"root@{jump.address} shows another host key"
+        return all(words in (one["termination_reason_message"] or "") for one in instances(server))
+
+    wait_for(f"the refusals, in {instances(server)}", refused, 90)
 
 
-def test_a_changed_host_key_is_refused_and_the_host_stays(server: ServerProcess, ssh_network: SSHNetwork) -> None:
+def test_b16_a_changed_host_key_is_refused_and_the_host_stays(
+    server: ServerProcess, ssh_network: SSHNetwork
+) -> None:
     host = ssh_network.add()
     apply(server, ssh_fleet(ssh_network, [host.address]))
     wait_idle(server, 1)

@@ -108,7 +108,7 @@ async def running(
         activity=Activity(database, clock.now),
     )
     context.activity.start()
-    ssh_hosts = SSHHosts(database, encryption, settings.hosts_dir)
+    ssh_hosts = SSHHosts(database, encryption, settings.hosts_dir, connect_seconds=settings.ssh_connect_seconds)
     agents = Agents(ssh_hosts)
     door = SshDoor(context, agents)
     try:

@@ -92,6 +92,7 @@ class Settings:
     shutdown_timeout: int
     prometheus_enabled: bool
     prometheus_token: str | None
+    ssh_connect_seconds: int
     metrics_running_ttl: int
     metrics_finished_ttl: int
 
@@ -230,6 +231,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Bearer token of `/api/sshproxy/get_upstream`, with which a separate SSH proxy asks for its way to a job; "
         "when unset, nobody may ask.",
         _text(None),
+    ),
+    Setting(
+        "DSTACK_SERVER_SSH_CONNECT_TIMEOUT",
+        "ssh_connect_seconds",
+        "`3`",
+        "How long a host of an [SSH fleet](../guides/fleets.md) may take to accept a connection, in seconds.",
+        _number(3, minimum=1),
     ),
     Setting(
         "DSTACK_SERVER_URL",

@@ -95,6 +95,7 @@ def allows_none(annotation: Any) -> bool:
 
 ADDED = {
     ("SSHHostParams", "host_key"),
+    ("SSHProxyParams", "host_key"),
     ("JobConnectionInfo", "sshproxy_host_key"),
     ("JobConnectionInfo", "host_network_id"),
 }

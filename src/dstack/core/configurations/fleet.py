@@ -15,7 +15,7 @@ from dstack.core.configurations.profiles import BlockCount, ProfileRetry, SpotPo
 from dstack.core.durations import IdleDuration
 from dstack.core.models import CoreModel
 from dstack.core.resources import ResourcesSpec, split_range
-from dstack.core.ssh import SSHKey, SSHProxyParams
+from dstack.core.ssh import HostKey, SSHKey, SSHProxyParams, without_unset_host_key
 
 
 class InstanceGroupPlacement(str, enum.Enum):
@@ -87,15 +87,6 @@ def _check_network(text: str) -> str:
     return _check_internal(text, ipaddress.ip_network)
 
 
-def _check_host_key(text: str) -> str:
-    words = text.split()
-    if len(words) >= 3 and not words[0].startswith(("ssh-", "ecdsa-", "sk-")):
-        words = words[1:]  # a line of known_hosts begins with the host's name
-    if len(words) < 2 or not words[0].startswith(("ssh-", "ecdsa-", "sk-")):
-        raise ValueError(f"{text!r} is not a public host key, such as 'ssh-ed25519 AAAA…'")
-    return " ".join(words[:2])
-
-
 class SSHHostParams(CoreModel):
     """One host of an SSH fleet; what is not given is taken from the fleet."""
 
@@ -115,16 +106,12 @@ class SSHHostParams(CoreModel):
     """The key itself, in place of `identity_file`."""
     blocks: BlockCount | None = None
     """In place of the fleet's."""
-    host_key: Annotated[str, AfterValidator(_check_host_key)] | None = None
+    host_key: HostKey | None = None
     """The host's public key, as `ssh-keyscan` prints it; without, the one it shows at first is pinned."""
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Servers that do not know `host_key` refuse it: it is sent only when it is set."""
-        dumped: dict[str, Any] = handler(self)
-        if self.host_key is None:
-            del dumped["host_key"]
-        return dumped
+        return without_unset_host_key(handler(self))
 
 
 class SSHParams(CoreModel):

@@ -166,7 +166,9 @@ async def _sync_hosts(
     gone = [known[name] for name in going]
     if gone:
         await _ask_to_go(session, fleet, gone, actor=actor)
-    rows = ssh_hosts.host_rows(fleet, configuration, coming, nums, now=clock.now(), encryption=ctx.encryption)
+    rows = ssh_hosts.host_rows(
+        fleet, configuration, coming, nums, now=clock.now(), encryption=ctx.encryption, known=known
+    )
     targets = await _insert_instances(session, fleet.project_id, rows)
     if targets:
         await events.record(session, "Instance created", actor=actor, targets=targets)

@@ -89,7 +89,13 @@ def target_of(host: SSHHostParams, ssh: SSHParams) -> SSHTarget:
     jump = host.proxy_jump or ssh.proxy_jump
     through = None
     if jump is not None:
-        through = SSHTarget(jump.hostname, jump.user, jump.port or DEFAULT_PORT, _private(jump.ssh_key))
+        through = SSHTarget(
+            hostname=jump.hostname,
+            username=jump.user,
+            port=jump.port or DEFAULT_PORT,
+            private_keys=_private(jump.ssh_key),
+            host_key=jump.host_key,
+        )
     return SSHTarget(
         hostname=host.hostname,
         username=host.user or ssh.user or "",
@@ -112,15 +118,28 @@ def host_rows(
     *,
     now: datetime,
     encryption: Encryption,
+    known: Mapping[str, InstanceRow],
 ) -> list[dict[str, Any]]:
-    """The values of the rows of new instances, one a host. `configuration` has the private keys."""
+    """The values of the rows of new instances, one a host. `configuration` has the private keys; `known`: the
+    fleet's other hosts, with which they share the pinned keys of jump hosts."""
     ssh = configuration.ssh_config
     assert ssh is not None
     hosts = hosts_by_name(ssh)
+    pinned = {
+        _jump_address(hosts[name], ssh): row.jump_host_key
+        for name, row in known.items()
+        if name in hosts and row.jump_host_key is not None
+    }
     return [
         _host_row(fleet, configuration, ssh, hosts[name], num, now, encryption)
+        | {"jump_host_key": pinned.get(_jump_address(hosts[name], ssh))}
         for name, num in zip(names, nums, strict=True)
     ]
+
+
+def _jump_address(host: SSHHostParams, ssh: SSHParams) -> tuple[str, int] | None:
+    jump = host.proxy_jump or ssh.proxy_jump
+    return None if jump is None else (jump.hostname, jump.port or DEFAULT_PORT)
 
 
 def _host_row(

@@ -27,19 +27,6 @@ class Backends(Protocol):
         ...
 
 
-class Deployed(Protocol):
-    """See `hosts.ssh.deploying.Deployed`."""
-
-    @property
-    def agent_socket(self) -> str: ...
-
-    @property
-    def host_key(self) -> str: ...
-
-    @property
-    def docker(self) -> str: ...
-
-
 class Login(Protocol):
     """The part of `hosts.ssh.target.SSHTarget` that may be shown."""
 
@@ -53,14 +40,25 @@ class Login(Protocol):
     def username(self) -> str: ...
 
 
+class Deployed(Protocol):
+    """See `hosts.ssh.deploying.Deployed`."""
+
+    @property
+    def target(self) -> Login: ...
+
+    @property
+    def agent_socket(self) -> str: ...
+
+    @property
+    def docker(self) -> str: ...
+
+
 class SSHHosts(Protocol):
     """The part of `hosts.ssh.hosts.SSHHosts` that the effects use, by the id of the instance. Raises HostError."""
 
     async def deploy(self, instance_id: UUID) -> Deployed: ...
 
     async def remove(self, instance_id: UUID) -> None: ...
-
-    async def target(self, instance_id: UUID) -> Login: ...
 
 
 class Agent(Protocol):

@@ -67,10 +67,12 @@ class InstanceRow(Reconciled, Row):
     health: Mapped[str] = mapped_column(String(16), default="healthy")
     host_key: Mapped[str | None]
     """Pinned SSH host key (better B16)."""
+    jump_host_key: Mapped[str | None]
+    """That of the host that it is reached through."""
     ssh_hostname: Mapped[str | None] = mapped_column(String(255), index=True)
     """Set for a host of an SSH fleet."""
     ssh_target: Mapped[str | None]
-    """Encrypted JSON of `hosts.ssh.SSHTarget` (`instances.ssh_target`), without the pinned key."""
+    """Encrypted JSON of `hosts.ssh.SSHTarget` (`instances.ssh_target`), without the pinned keys."""
     ssh_details: Mapped[str | None]
     """JSON of what the fleet says of the host: `internal_ip`, `network`, `blocks`."""
     watcher: Mapped[str | None] = mapped_column(String(64))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,37 +14,53 @@ from dstack.server.hosts.ssh.target import SSHTarget
 if TYPE_CHECKING:
     import asyncssh
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
+"""How long a host may take to accept a connection, unless a setting says otherwise."""
+LOGIN_SECONDS = 20.0
+"""How long it may take to agree on keys and to let us in."""
 KEEPALIVE_SECONDS = 10.0
 KEEPALIVE_MISSES = 3
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr")
 
 
-async def connect(target: SSHTarget) -> asyncssh.SSHClientConnection:
+Pin = Callable[[SSHTarget, str], Awaitable[None]]
+"""Puts on record which key a host has shown that none was known of, before anything is sent through it."""
+
+
+async def connect(
+    target: SSHTarget, pin: Pin, connect_seconds: float = CONNECT_SECONDS
+) -> asyncssh.SSHClientConnection:
     """Logs in, through the jump host if there is one. Raises Unreachable, LoginRefused or HostKeyChanged."""
-    tunnel = None if target.jump is None else await connect(target.jump)
+    tunnel = None if target.jump is None else await connect(target.jump, pin, connect_seconds)
+    connection = None
     try:
-        connection = await _log_in(target, tunnel)
+        connection = await _log_in(target, tunnel, connect_seconds)
+        if target.host_key is None:
+            await pin(target, host_key_of(connection))
     except BaseException:
-        if tunnel is not None:
-            tunnel.close()
+        for one in (connection, tunnel):
+            if one is not None:
+                close(one)
         raise
     if tunnel is not None:
         connection.set_extra_info(dstack_tunnel=tunnel)
     return connection
 
 
-async def _log_in(target: SSHTarget, tunnel: Any) -> asyncssh.SSHClientConnection:
+async def _log_in(target: SSHTarget, tunnel: Any, connect_seconds: float) -> asyncssh.SSHClientConnection:
     import asyncssh  # noqa: PLC0415 - half of a server's start; many have no SSH hosts
 
+    keys, trusted = _keys(target), _trusted(target)
     async with translated(target):
+        through: dict[str, Any] = {"tunnel": tunnel}
+        if tunnel is None:
+            through = {"sock": await asyncio.wait_for(_dial(target), connect_seconds)}
         return await asyncssh.connect(
             target.hostname,
             port=target.port,
             username=target.username,
-            tunnel=tunnel,
-            client_keys=_keys(target),
-            known_hosts=_trusted(target),
+            client_keys=keys,
+            known_hosts=trusted,
             config=None,
             agent_path=None,
             preferred_auth="publickey",
@@ -51,9 +68,31 @@ async def _log_in(target: SSHTarget, tunnel: Any) -> asyncssh.SSHClientConnectio
             compression_algs=None,
             keepalive_interval=KEEPALIVE_SECONDS,
             keepalive_count_max=KEEPALIVE_MISSES,
-            connect_timeout=CONNECT_SECONDS,
-            login_timeout=CONNECT_SECONDS,
+            connect_timeout=connect_seconds + LOGIN_SECONDS,
+            login_timeout=LOGIN_SECONDS,
+            **through,
         )
+
+
+async def _dial(target: SSHTarget) -> socket.socket:
+    """A TCP connection to the first address of the host that takes one. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    failure = OSError("its name has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(
+        target.hostname, target.port, type=socket.SOCK_STREAM
+    ):
+        dialled = socket.socket(family, kind, protocol)
+        dialled.setblocking(False)
+        try:
+            await loop.sock_connect(dialled, address)
+            return dialled
+        except OSError as error:
+            dialled.close()
+            failure = error
+        except BaseException:
+            dialled.close()
+            raise
+    raise failure
 
 
 def close(connection: asyncssh.SSHClientConnection) -> None:
@@ -108,8 +147,8 @@ async def translated(target: SSHTarget) -> AsyncIterator[None]:
         yield
     except asyncssh.HostKeyNotVerifiable as error:
         raise HostKeyChanged(
-            f"{target} shows another host key than the one on record. If the host was reinstalled, delete its "
-            "instance from the fleet and apply again; if not, somebody may be in between",
+            f"{target} shows another host key than the one on record. If that host was reinstalled, delete the "
+            "fleet's instances on it or behind it and apply again; if not, somebody may be in between",
             detail=str(error),
         ) from error
     except asyncssh.PermissionDenied as error:

@@ -21,35 +21,27 @@ INSTALL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Deployed:
-    """Where the agent listens on the host, and the key that the host has shown."""
+    """Which host that was, and where the agent listens on it."""
 
+    target: SSHTarget
     agent_socket: str
-    host_key: str
     docker: str
     """See `HostProbe`."""
 
 
-async def deploy(target: SSHTarget, archive: bytes) -> Deployed:
+async def deploy(connection: asyncssh.SSHClientConnection, target: SSHTarget, archive: bytes) -> Deployed:
     """The agent of that archive runs on the host when this returns. Raises HostError kinds."""
-    connection = await connecting.connect(target)
-    try:
-        async with connecting.translated(target):
-            found = await probe(connection, target)
-            told = await _with_archive(connection, target, found, archive, "install")
-        return Deployed(str(told["socket"]), connecting.host_key_of(connection), found.docker)
-    finally:
-        connecting.close(connection)
+    async with connecting.translated(target):
+        found = await probe(connection, target)
+        told = await _with_archive(connection, target, found, archive, "install")
+    return Deployed(target, str(told["socket"]), found.docker)
 
 
-async def remove(target: SSHTarget, archive: bytes) -> None:
+async def remove(connection: asyncssh.SSHClientConnection, target: SSHTarget, archive: bytes) -> None:
     """Ends the agent and removes it from the host. Raises HostError kinds."""
-    connection = await connecting.connect(target)
-    try:
-        async with connecting.translated(target):
-            found = await probe(connection, target)
-            await _with_archive(connection, target, found, archive, "uninstall")
-    finally:
-        connecting.close(connection)
+    async with connecting.translated(target):
+        found = await probe(connection, target)
+        await _with_archive(connection, target, found, archive, "uninstall")
 
 
 async def _with_archive(

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -18,7 +17,7 @@ from dstack.core.errors import Unreachable
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import InstanceRow
 from dstack.server.encryption import Encryption
-from dstack.server.hosts.ssh import connecting, deploying
+from dstack.server.hosts.ssh import connecting, deploying, pinning
 from dstack.server.hosts.ssh.archive import AgentArchive
 from dstack.server.hosts.ssh.deploying import Deployed
 from dstack.server.hosts.ssh.streams import ChannelSession
@@ -29,43 +28,71 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 DEPLOYS_AT_ONCE = 32
+COOL_DOWN_SECONDS = 3.0
+"""For so long a failed attempt at a connection stands for all who want one."""
 logger = logging.getLogger(__name__)
 
 
 class SSHHosts:
     """Hosts by the id of their instance. `close()` ends all connections; the hosts and their jobs go on."""
 
-    def __init__(self, database: Database, encryption: Encryption, folder: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        encryption: Encryption,
+        folder: Path,
+        *,
+        connect_seconds: float = connecting.CONNECT_SECONDS,
+        cool_down_seconds: float = COOL_DOWN_SECONDS,
+    ) -> None:
         self._database = database
         self._encryption = encryption
+        self._connect_seconds = connect_seconds
+        self._cool_down_seconds = cool_down_seconds
         self._deploying = asyncio.Semaphore(DEPLOYS_AT_ONCE)
-        self._connections: dict[UUID, asyncio.Task[asyncssh.SSHClientConnection]] = {}
+        self._connections: dict[UUID, asyncio.Future[asyncssh.SSHClientConnection]] = {}
+        self._cool_at: dict[UUID, float] = {}
+        """When hosts that could not be connected to may be tried again (the event loop's clock)."""
         self.archive = AgentArchive(folder)
 
     async def deploy(self, instance_id: UUID) -> Deployed:
-        """The agent runs on the host when this returns. Raises HostError kinds."""
-        target = await self.target(instance_id)
+        """The agent runs on the host when this returns, and there is a connection to it. Raises HostError kinds.
+
+        Always tries: whoever deploys keeps to a back-off of their own.
+        """
         archive = await self.archive.get()
         async with self._deploying:
-            return await deploying.deploy(target, archive.content)
+            target = await self.target(instance_id)
+            connection = await self._log_in(instance_id, target)
+            try:
+                deployed = await deploying.deploy(connection, target, archive.content)
+            except BaseException:
+                connecting.close(connection)
+                raise
+        self._adopt(instance_id, connection)
+        return deployed
 
     async def remove(self, instance_id: UUID) -> None:
         """Takes the agent off the host. Raises HostError kinds."""
-        target = await self.target(instance_id)
         archive = await self.archive.get()
         await self._disconnect(instance_id)
         async with self._deploying:
-            await deploying.remove(target, archive.content)
+            target = await self.target(instance_id)
+            connection = await self._log_in(instance_id, target)
+            try:
+                await deploying.remove(connection, target, archive.content)
+            finally:
+                connecting.close(connection)
 
     async def target(self, instance_id: UUID) -> SSHTarget:
-        """How to log in to the host, with its pinned key. Raises Unreachable when the instance is gone."""
-        query = select(InstanceRow.ssh_target, InstanceRow.host_key).where(InstanceRow.id == instance_id)
+        """How to log in to the host, with the pinned keys. Raises Unreachable when the instance is gone."""
+        columns = (InstanceRow.ssh_target, InstanceRow.host_key, InstanceRow.jump_host_key)
         async with self._database.session() as session:
-            found = (await session.execute(query)).first()
+            found = (await session.execute(select(*columns).where(InstanceRow.id == instance_id))).first()
         if found is None or found[0] is None:
             raise Unreachable("The instance is no host that is reached over SSH")
         target = SSHTarget.load(self._encryption.decrypt(found[0], f"instances.ssh_target:{instance_id}"))
-        return replace(target, host_key=target.host_key or found[1])
+        return pinning.with_pins(target, found[1], found[2])
 
     async def open(self, address: InstanceAddress) -> tuple[Any, Any]:
         """Reader and writer to the agent of that host, over its one connection. Raises HostError kinds."""
@@ -96,8 +123,8 @@ class SSHHosts:
 
     async def _connect(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
         known = self._connections.get(instance_id)
-        if known is None or (known.done() and (known.exception() is not None or known.result().is_closed())):
-            known = self._connections[instance_id] = asyncio.ensure_future(self._log_in(instance_id))
+        if known is None or not self._stands(instance_id, known):
+            known = self._connections[instance_id] = asyncio.ensure_future(self._reach(instance_id))
         try:
             return await asyncio.shield(known)
         except asyncio.CancelledError:
@@ -105,20 +132,49 @@ class SSHHosts:
                 raise
             raise Unreachable("The host is being let go of") from None
 
+    def _stands(self, instance_id: UUID, known: asyncio.Future[asyncssh.SSHClientConnection]) -> bool:
+        """Whether it is a connection, the way to one, or a failure that is not worth another attempt yet."""
+        if not known.done():
+            return True
+        made = _made(known)
+        if made is not None:
+            return not made.is_closed()
+        return not known.cancelled() and asyncio.get_running_loop().time() < self._cool_at[instance_id]
+
+    async def _reach(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
+        try:
+            return await self._log_in(instance_id, await self.target(instance_id))
+        finally:
+            self._cool_at[instance_id] = asyncio.get_running_loop().time() + self._cool_down_seconds
+
+    def _adopt(self, instance_id: UUID, connection: asyncssh.SSHClientConnection) -> None:
+        """The host's connection from now on, unless it has another one."""
+        known = self._connections.get(instance_id)
+        other = None if known is None else _made(known)
+        if known is not None and (not known.done() or (other is not None and not other.is_closed())):
+            connecting.close(connection)
+            return
+        made = self._connections[instance_id] = asyncio.get_running_loop().create_future()
+        made.set_result(connection)
+
     def _drop(self, instance_id: UUID, broken: asyncssh.SSHClientConnection) -> None:
         """Closes that connection; a newer one, which another caller has opened meanwhile, stays."""
         known = self._connections.get(instance_id)
-        is_well = known is not None and known.done() and not known.cancelled() and known.exception() is None
-        if known is not None and is_well and known.result() is broken:
+        if known is not None and _made(known) is broken:
             del self._connections[instance_id]
         connecting.close(broken)
 
-    async def _log_in(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
-        return await connecting.connect(await self.target(instance_id))
+    async def _log_in(self, instance_id: UUID, target: SSHTarget) -> asyncssh.SSHClientConnection:
+        async def pin(hop: SSHTarget, key: str) -> None:
+            is_jump = hop is target.jump
+            await pinning.record(self._database, instance_id, hop, key, is_jump=is_jump)
+
+        return await connecting.connect(target, pin, self._connect_seconds)
 
     async def _disconnect(self, instance_id: UUID) -> None:
         """Ends the host's connection, or the attempt at one."""
         known = self._connections.pop(instance_id, None)
+        self._cool_at.pop(instance_id, None)
         if known is None:
             return
         known.cancel()
@@ -129,3 +185,9 @@ class SSHHosts:
     async def close(self) -> None:
         for instance_id in list(self._connections):
             await self._disconnect(instance_id)
+
+
+def _made(known: asyncio.Future[asyncssh.SSHClientConnection]) -> asyncssh.SSHClientConnection | None:
+    """The connection of an attempt that has ended well."""
+    has_it = known.done() and not known.cancelled() and known.exception() is None
+    return known.result() if has_it else None

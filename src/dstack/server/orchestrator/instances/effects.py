@@ -147,7 +147,7 @@ async def deploy_agent(effect: DeployAgent, world: World, key: Key) -> Facts:
     async with world.database.session() as session:
         row = (await session.execute(select(InstanceRow).where(InstanceRow.id == key.id))).scalar_one()
     deployed = await world.ssh_hosts.deploy(key.id)
-    where, details = await world.ssh_hosts.target(key.id), json.loads(row.ssh_details or "{}")
+    where, details = deployed.target, json.loads(row.ssh_details or "{}")
     address = InstanceAddress(
         backend_id=str(key.id),
         hostname=where.hostname,
@@ -161,7 +161,6 @@ async def deploy_agent(effect: DeployAgent, world: World, key: Key) -> Facts:
     resources = ssh.resources_of(info.host)
     total = block_count(details.get("blocks") or 1, resources)
     return {
-        "host_key": deployed.host_key,
         "address": dump_address(address),
         "agent_info": json.dumps(info.to_json()),
         "offer": dump_json(ssh.offer_of(resources, total)),
