@@ -20,6 +20,7 @@ from dstack.server.db.tables import EventRow, RunRow
 from dstack.server.orchestrator.decision import Decision, Key, Kind, TerminalEffectError
 from dstack.server.orchestrator.engine import Engine
 from dstack.server.orchestrator.leases import Busy
+from dstack.server.orchestrator.passes import BackOff
 from dstack.server.wakeups import Wakeups
 
 
@@ -124,6 +125,32 @@ async def test_a_failed_effect_is_tried_again_with_back_off_and_counted(
     assert seen == [(0, None), *((number, "ConnectionError: no answer") for number in (1, 2, 3))]
     row = await read(database, key)
     assert (row.attempts, row.last_error, row.wake_at) == (0, None, None)
+
+
+async def test_a_pass_that_only_waits_for_the_retry_forgets_no_failure(
+    database: Database, kind: MadeUpKind, world: World
+) -> None:
+    def fail(key: Key) -> None:
+        raise ConnectionError("no answer")
+
+    world.act = fail
+    [key] = await make_runs(database)
+    patient = Engine(database, [kind], world, pace=replace(QUICK, back_off=BackOff(60, 60)))
+    await patient.process(key)
+    retry_at = (await read(database, key)).wake_at
+
+    def wait(snapshot: Snapshot, now: datetime) -> Decision[Any]:
+        return Decision(snapshot.status, look_again_at=retry_at)
+
+    kind.decide_with = wait
+    await patient.process(key)
+    row = await read(database, key)
+    assert (row.attempts, row.last_error, row.wake_at) == (1, "ConnectionError: no answer", retry_at)
+    kind.decide_with = lambda snapshot, now: Decision(snapshot.status)
+    await patient.process(key)
+    row = await read(database, key)
+    assert (row.attempts, row.last_error, row.wake_at) == (0, None, None)
+    await patient.stop()
 
 
 async def test_a_terminal_failure_is_a_fact_for_the_next_decision(

@@ -29,6 +29,8 @@ AGO = timedelta(hours=1)
 NEW = InstanceSnapshot(UUID(int=1), UUID(int=2), "f-0", S.PENDING, NOW - AGO)
 UP: dict[str, Any] = {"status": S.IDLE, "has_offer": True, "has_address": True, "has_agent": True}
 IDLE = {**UP, "idle_duration": timedelta(minutes=5)}
+SOON = NOW + timedelta(seconds=1)
+FAILED = {"is_ssh": True, "has_failed": True, "last_error": "no way there"}
 LOST = {**UP, "unreachable_since": NOW - AGO}
 
 TABLE: list[tuple[str, dict[str, Any], S, tuple[type, ...], R | None]] = [
@@ -66,6 +68,25 @@ TABLE: list[tuple[str, dict[str, Any], S, tuple[type, ...], R | None]] = [
         None,
     ),
     ("a new host", {"is_ssh": True}, S.PENDING, (DeployAgent,), None),
+    ("a new host, woken early", {"is_ssh": True, "wake_at": NOW + AGO}, S.PENDING, (DeployAgent,), None),
+    ("a host that failed, woken early", {**FAILED, "wake_at": SOON}, S.PENDING, (), None),
+    ("a host that failed is due", {**FAILED, "wake_at": NOW}, S.PENDING, (DeployAgent,), None),
+    (
+        "a host that failed until the end",
+        {**FAILED, "wake_at": SOON, "provisioning_deadline": NOW},
+        S.TERMINATING,
+        (),
+        R.PROVISIONING_TIMEOUT,
+    ),
+    ("a host out of sight, woken early", {**LOST, "is_ssh": True, "wake_at": SOON}, S.IDLE, (), None),
+    ("a host out of sight is due", {**LOST, "is_ssh": True, "wake_at": NOW}, S.IDLE, (DeployAgent,), None),
+    (
+        "a host's agent is outdated, woken early",
+        {**IDLE, "is_ssh": True, "is_outdated": True, "wake_at": SOON},
+        S.IDLE,
+        (),
+        None,
+    ),
     ("a host has its agent", {**UP, "is_ssh": True, "status": S.PENDING}, S.IDLE, (), None),
     (
         "a host never answered",
@@ -104,6 +125,11 @@ def test_what_happens_next_to_an_instance(
     decision = rules.decide(replace(NEW, **known), NOW)
     assert (decision.status, decision.reason) == (status, reason)
     assert tuple(type(effect) for effect in decision.effects) == effects
+
+
+def test_who_waits_for_the_next_attempt_is_looked_at_then() -> None:
+    for known in ({**FAILED}, {**LOST, "is_ssh": True}):
+        assert rules.decide(replace(NEW, **known, wake_at=SOON), NOW).look_again_at == SOON
 
 
 MEMBER = MemberFacts(UUID(int=10), 0, S.IDLE)

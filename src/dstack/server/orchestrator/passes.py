@@ -66,7 +66,14 @@ class Pass:
     facts: dict[str, Any] | None = None
     error: BaseException | None = None
     wake_at: datetime | None = None
+    retry_at: datetime | None = None
+    """When what failed before is due again."""
     again: bool = False
+
+    def waits_for_retry(self, now: datetime) -> bool:
+        """Nothing was done that could have made up for the failure."""
+        has_acted = self.decision is None or bool(self.decision.effects)
+        return not has_acted and self.retry_at is not None and now < self.retry_at == self.wake_at
 
     def outcome(self) -> Outcome:
         return Outcome(self.key, self.decision, self.facts or {}, self.error)
@@ -103,7 +110,7 @@ class Passes:
         head = await self._leases.acquire(key)
         if head is None:
             return None
-        this = Pass(key, head, wake_at=head.wake_at)
+        this = Pass(key, head, wake_at=head.wake_at, retry_at=head.wake_at if head.attempts else None)
         try:
             await self._run(this)
         except LeaseLost:
@@ -228,7 +235,7 @@ class Passes:
                 "last_error": _describe(this.error)[:MAX_ERROR_CHARACTERS],
                 "wake_at": this.wake_at,
             }
-        elif this.head.attempts:
+        elif this.head.attempts and not this.waits_for_retry(self._clock()):
             changes |= {"attempts": 0, "last_error": None}
         if not changes:
             return

@@ -153,7 +153,7 @@ async def record_own_offer(session: AsyncSession, instance_id: UUID, offer: str)
 
 
 async def record_lost_contact(session: AsyncSession, instance_id: UUID, now: datetime) -> None:
-    """The agent does not answer since `now`, unless that is known already."""
+    """The agent does not answer since `now`; unless that is known already, wakes the instance and its jobs."""
     result = await session.execute(
         update(InstanceRow)
         .where(InstanceRow.id == instance_id, InstanceRow.unreachable_since.is_(None))
@@ -161,7 +161,7 @@ async def record_lost_contact(session: AsyncSession, instance_id: UUID, now: dat
     )
     if isinstance(result, CursorResult) and result.rowcount:
         await _mark_jobs(session, instance_id, JobRow.unreachable_since.is_(None), unreachable_since=now)
-    wake(session, f"instance:{instance_id}")
+        wake(session, f"instance:{instance_id}")
 
 
 async def _mark_jobs(session: AsyncSession, instance_id: UUID, which: ColumnElement[bool], **values: Any) -> None:

@@ -6,7 +6,7 @@ always safe to repeat. Blocks are taken by `placement` and given back by jobs; h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -47,6 +47,10 @@ class InstanceSnapshot:
     is_outdated: bool = False
     """Its agent is of another version than the server."""
     last_error: str | None = None
+    wake_at: datetime | None = None
+    """When it is looked at next, wake-ups aside."""
+    has_failed: bool = False
+    """The last attempt to do something about it failed; the next one is due at `wake_at`."""
     has_offer: bool = False
     has_address: bool = False
     has_agent: bool = False
@@ -134,6 +138,8 @@ def _decide_coming(instance: InstanceSnapshot, now: datetime) -> Decision[Instan
             instance, R.PROVISIONING_TIMEOUT, instance.last_error or "Its agent did not answer in time"
         )
     if instance.is_ssh:
+        if instance.has_failed and not _is_due(instance, now):
+            return Decision(S.PENDING, look_again_at=instance.wake_at)
         return Decision(S.PENDING, effects=(DeployAgent(),), look_again_at=instance.provisioning_deadline)
     if not instance.has_offer:
         return Decision(S.PENDING, effects=(ChooseOffer(),), look_again_at=now + POLL, again=True)
@@ -149,6 +155,11 @@ def _decide_coming(instance: InstanceSnapshot, now: datetime) -> Decision[Instan
     return Decision(S.PROVISIONING, look_again_at=instance.provisioning_deadline)
 
 
+def _is_due(instance: InstanceSnapshot, now: datetime) -> bool:
+    """Wake-ups come for many reasons; a host is not visited again for each."""
+    return instance.wake_at is None or now >= instance.wake_at
+
+
 def _ready(instance: InstanceSnapshot) -> Decision[InstanceStatus]:
     status = S.BUSY if instance.busy_blocks else S.IDLE
     return Decision(status, wake=instance.dependants, again=True)
@@ -161,7 +172,7 @@ def _decide_ready(instance: InstanceSnapshot, now: datetime) -> Decision[Instanc
     if instance.unreachable_since is not None:
         return _decide_unreachable(instance, status, instance.unreachable_since, now)
     if instance.is_ssh and instance.is_outdated:
-        return Decision(status, wake=wake, effects=(DeployAgent(),), look_again_at=now + REDEPLOY)
+        return replace(_visit(instance, status, now), wake=wake)
     idle_until = _idle_until(instance) if status is S.IDLE else None
     if idle_until is not None and now >= idle_until:
         return _terminate(instance, R.IDLE_TIMEOUT)
@@ -180,10 +191,16 @@ def _decide_unreachable(
     if instance.is_local:
         return Decision(status, effects=(EnsureInstance(),), look_again_at=now + LOCAL_RESTART)
     if instance.is_ssh:
-        return Decision(status, effects=(DeployAgent(),), look_again_at=now + REDEPLOY)
+        return _visit(instance, status, now)
     if now >= since + UNREACHABLE_GRACE:
         return _terminate(instance, R.UNREACHABLE)
     return Decision(status, look_again_at=since + UNREACHABLE_GRACE)
+
+
+def _visit(instance: InstanceSnapshot, status: InstanceStatus, now: datetime) -> Decision[InstanceStatus]:
+    if not _is_due(instance, now):
+        return Decision(status, look_again_at=instance.wake_at)
+    return Decision(status, effects=(DeployAgent(),), look_again_at=now + REDEPLOY)
 
 
 def termination_limit(instance: InstanceSnapshot) -> timedelta:

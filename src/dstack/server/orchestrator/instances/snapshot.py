@@ -103,6 +103,8 @@ def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> 
         is_ssh=row.ssh_target is not None,
         is_outdated=row.agent_info is not None and json.loads(row.agent_info).get("is_outdated", False),
         last_error=row.last_error,
+        wake_at=row.wake_at,
+        has_failed=row.attempts > 0,
         has_offer=row.offer is not None,
         has_address=row.address is not None,
         has_agent=row.agent_info is not None,
