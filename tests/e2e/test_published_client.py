@@ -30,8 +30,14 @@ pytestmark = pytest.mark.xdist_group("published")
 
 @pytest.fixture(scope="module")
 def path(ssh_folder: Path) -> str:
-    """PATH of the server and of the client."""
+    """PATH of the server, and of whoever answers yes to host keys that are new."""
     return f"{ssh_folder}:{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def unattended(unattended_ssh_folder: Path) -> str:
+    """PATH of the client."""
+    return f"{unattended_ssh_folder}:{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +52,12 @@ def server(path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 
 @pytest.fixture(scope="module")
-def dstack(server: ServerProcess, path: str) -> Iterator[PublishedClient]:
+def dstack(server: ServerProcess, unattended: str) -> Iterator[PublishedClient]:
     """The published command line, whose default project is the server's."""
     install()
     home = tempfile.mkdtemp(prefix="pc-")  # short: a socket below it has room for 107 bytes
     try:
-        with PublishedClient(Path(home), env={"PATH": path}).started() as client:
+        with PublishedClient(Path(home), env={"PATH": unattended}).started() as client:
             client.login(server)
             yield client
     finally:
@@ -144,7 +150,7 @@ def test_environment_variables(server: ServerProcess, dstack: PublishedClient) -
 
 
 def test_init_and_a_repository(
-    dstack: PublishedClient, origin: Origin, ssh_server: SshServer, tmp_path: Path
+    dstack: PublishedClient, path: str, origin: Origin, ssh_server: SshServer, tmp_path: Path
 ) -> None:
     origin.git("branch", "-q", "-u", "origin/main")
     origin.git("remote", "set-url", "origin", ssh_server.url(origin.bare))
@@ -153,7 +159,7 @@ def test_init_and_a_repository(
         f"type: task\nname: {name}\nrepos: [.]\ncommands: [cat README new, git branch --show-current]\n{SMALL}"
     )
     (origin.work / "new").write_text("not committed\n")
-    run = partial(dstack, cwd=origin.work)
+    run = partial(dstack, cwd=origin.work, env={"PATH": path})
     for refused in (run("init"), run("apply", "-y", "-d")):
         assert (refused.status, "credentials" in refused.out) == (1, True), refused.out
     assert run("init", "--git-identity", str(ssh_server.identity)).status == 0

@@ -250,6 +250,22 @@ def test_by_websocket(server: ServerProcess) -> None:
         server.call("GET", "/api/ssh")
 
 
+def test_a_separate_proxy_may_be_the_only_way_in(make_server: Callable[..., ServerProcess]) -> None:
+    server = make_server(DSTACK_SERVER_SSHPROXY_ENFORCED="1", DSTACK_SSHPROXY_API_TOKEN="secret").start()
+    assert "Warning: DSTACK_SERVER_SSHPROXY_ENFORCED is ignored" in server.output
+    server.stop()
+    server.start(DSTACK_SERVER_SSHPROXY_ADDRESS="ssh.example:22")
+    ssh = started(server)
+    told = server.run("job")["jobs"][0]
+    assert told["job_connection_info"]["ssh_door"] is None
+    assert told["job_connection_info"]["sshproxy_hostname"] == "ssh.example"
+    assert told["job_submissions"][-1]["job_provisioning_data"]["ssh_proxy"] is None
+    only = b"SSH leads into jobs through ssh.example:22 only"
+    for ssh.token in (None, TOKEN):
+        ended = ssh("true")
+        assert (ended.returncode, only in ended.stderr) == (255, True), ended.stderr
+
+
 def test_live_logs_and_the_end_of_a_job(server: ServerProcess, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     server.submit("job", ["echo first", f"while [ ! -e {gate} ]; do sleep 0.05; done", "echo last"])

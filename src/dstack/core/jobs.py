@@ -266,6 +266,18 @@ class JobSubmission(CoreModel):
     image_pull_progress: ImagePullProgress | None = None
 
 
+class SSHDoorAddress(CoreModel):
+    """The server's own way into its jobs, which its URL leads to as well (`/api/ssh`)."""
+
+    hostname: str | None = None
+    """None: it has no port of its own, and only the URL leads there."""
+    port: int | None = None
+    username: str
+    """The id of the job's submission."""
+    host_key: str
+    """Type and base64, to be pinned."""
+
+
 class JobConnectionInfo(CoreModel):
     """How to get into a running job."""
 
@@ -277,8 +289,7 @@ class JobConnectionInfo(CoreModel):
     sshproxy_hostname: str | None = None
     sshproxy_port: int | None = None
     sshproxy_upstream_id: str | None = None
-    sshproxy_host_key: str | None = None
-    """Of the server's own door, which the server's URL leads to as well (`/api/ssh`)."""
+    ssh_door: SSHDoorAddress | None = None
     host_network_id: str | None = None
     """Of the server's machine when the job runs there: clients on it reach ports of the host without a forward."""
 
@@ -286,7 +297,7 @@ class JobConnectionInfo(CoreModel):
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The published schema does not have the last two: they are there only when they are set."""
         dumped: dict[str, Any] = handler(self)
-        for name in ("sshproxy_host_key", "host_network_id"):
+        for name in ("ssh_door", "host_network_id"):
             if dumped[name] is None:
                 del dumped[name]
         return dumped

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, SerializerFunctionWrapHandler, model_serial
 
 from dstack.core.models import CoreModel
 
+JOB_SSH_PORT = 10022
+"""Behind the SSH door: a job's own SSH server. It is the door once more, with a user of the job as user name."""
+
 
 def _check_host_key(text: str) -> str:
     words = text.split()

@@ -116,7 +116,8 @@ async def serve(settings: Settings) -> None:
             messages = await _prepare(settings, database, encryption, file)
             async with running(settings, database, encryption, permissions) as app:
                 context = app.state.context
-                lines = [line for line in (key_message, *messages[:-1], ssh.message, messages[-1]) if line]
+                ssh_messages = (ssh.message, listening.proxy_warning(settings))
+                lines = [line for line in (key_message, *messages[:-1], *ssh_messages, messages[-1]) if line]
                 door = app.state.ssh_door
                 proxy = in_server_proxy(
                     database,

@@ -69,6 +69,7 @@ class Settings:
     ssh_port: SshPort | None
     ssh_told_address: SshAddress | None
     sshproxy_token: str | None
+    sshproxy_enforced: bool
     url: str | None
     server_dir: Path
     database_url: str
@@ -111,10 +112,22 @@ class Settings:
         return SshAddress(urlsplit(self.public_url).hostname or self.host, self.ssh_port.number)
 
     @property
+    def sshproxy_address(self) -> SshAddress | None:
+        """Of a separate SSH proxy; None unless there is one, which has to know the token."""
+        return self.ssh_told_address if self.sshproxy_token else None
+
+    @property
     def ssh_address(self) -> SshAddress | None:
-        """Where clients are told to find the SSH door; None when it does not listen."""
+        """Where clients are told to find the SSH door; None when it does not listen, or is not for them."""
         own = self.ssh_door_address
-        return None if own is None else self.ssh_told_address or own
+        if own is None or self.is_sshproxy_only:
+            return None
+        return own if self.sshproxy_address else self.ssh_told_address or own
+
+    @property
+    def is_sshproxy_only(self) -> bool:
+        """Whether the separate SSH proxy is the only way into jobs."""
+        return self.sshproxy_enforced and self.sshproxy_address is not None
 
     @property
     def config_path(self) -> Path:
@@ -221,7 +234,8 @@ SETTINGS: tuple[Setting, ...] = (
         "ssh_told_address",
         "unset",
         "`host[:port]` (port 22 without one) where clients find that port, when it is not the host of the "
-        "server's URL: a load balancer, for example.",
+        "server's URL: a load balancer, for example. With `DSTACK_SSHPROXY_API_TOKEN` it is the address of a "
+        "[separate SSH proxy](../concepts/ssh.md#a-separate-ssh-proxy).",
         _ssh_address,
     ),
     Setting(
@@ -229,7 +243,7 @@ SETTINGS: tuple[Setting, ...] = (
         "sshproxy_token",
         "unset",
         "Bearer token of `/api/sshproxy/get_upstream`, with which a separate SSH proxy asks for its way to a job; "
-        "when unset, nobody may ask.",
+        "when unset, nobody may ask, and there is no such proxy.",
         _text(None),
     ),
     Setting(
@@ -238,6 +252,15 @@ SETTINGS: tuple[Setting, ...] = (
         "`3`",
         "How long a host of an [SSH fleet](../guides/fleets.md) may take to accept a connection, in seconds.",
         _number(3, minimum=1),
+    ),
+    Setting(
+        "DSTACK_SERVER_SSHPROXY_ENFORCED",
+        "sshproxy_enforced",
+        "off",
+        "When set, the separate SSH proxy is the only way into jobs: the server's own port lets in nobody else, "
+        "and SSH by WebSocket is refused. Ignored with a warning unless `DSTACK_SERVER_SSHPROXY_ADDRESS` and "
+        "`DSTACK_SSHPROXY_API_TOKEN` are set.",
+        _flag,
     ),
     Setting(
         "DSTACK_SERVER_URL",

@@ -151,15 +151,14 @@ def test_two_at_once(home: Path, rest: RestClient, sshd: Sshd, app: int) -> None
         assert shell(home, "echo still") == "still\n"
 
 
+def door(sshd: Sshd, hostname: str | None = None, port: int | None = None) -> dict[str, Any]:
+    """The SSH server as the door of a server; without an address only the carrier leads there."""
+    return {"ssh_door": {"hostname": hostname, "port": port, "username": sshd.user, "host_key": sshd.host_key}}
+
+
 def test_a_refused_key(rest: RestClient, sshd: Sshd, tmp_path: Path) -> None:
     make_key(tmp_path / "stranger")
-    told = {
-        "sshproxy_upstream_id": sshd.user,
-        "sshproxy_hostname": "127.0.0.1",
-        "sshproxy_port": sshd.port,
-        "sshproxy_host_key": sshd.host_key,
-    }
-    run = make_run(sshd, told=told)
+    run = make_run(sshd, told=door(sshd, "127.0.0.1", sshd.port))
     attached = Attachment(rest, run, find_job(run), ssh_identity=str(tmp_path / "stranger"))
     with attached, pytest.raises(AttachError, match="Permission denied"):
         attached.wait_ready()
@@ -279,8 +278,7 @@ def test_through_a_web_socket_with_tls(
 
 
 def test_an_unknown_certificate_is_refused(home: Path, sshd: Sshd, certificate: Path) -> None:
-    told = {"sshproxy_upstream_id": sshd.user, "sshproxy_host_key": sshd.host_key}
-    run = make_run(sshd, told=told)
+    run = make_run(sshd, told=door(sshd))
     with Relay(sshd, certificate).running() as relay, RestClient(relay.url, TOKEN) as client:
         attached = Attachment(client, run, find_job(run))
         with attached, pytest.raises(AttachError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -304,8 +302,7 @@ def copy_through(
     """10 MB there and back, and the exit status."""
     if certificate is not None:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
-    told = {"sshproxy_upstream_id": sshd.user, "sshproxy_host_key": sshd.host_key}
-    run = make_run(sshd, told=told)
+    run = make_run(sshd, told=door(sshd))
     content = tmp_path / "content"
     content.write_bytes(bytes(range(256)) * 40_000)
     with RestClient(relay.url, TOKEN) as client:
@@ -329,7 +326,6 @@ def copy_through(
 
 
 def test_a_web_socket_that_is_refused(home: Path, relay: Relay, sshd: Sshd) -> None:
-    told = {"sshproxy_upstream_id": sshd.user, "sshproxy_host_key": sshd.host_key}
-    run = make_run(sshd, told=told)
+    run = make_run(sshd, told=door(sshd))
     with RestClient(relay.url, "wrong") as client, Attachment(client, run, find_job(run)):
         assert shell(home, "true").startswith("dstack: Unknown token")

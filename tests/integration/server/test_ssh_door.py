@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from tests.fixtures.api import Api
 
 from dstack.server.db.tables import JobRow, RunRow, SshHostKeyRow
-from dstack.server.settings import SshPort
+from dstack.server.settings import SshAddress, SshPort
 from dstack.server.ssh_door import host_key, visits
 from dstack.server.ssh_door.door import SshDoor
 
@@ -256,3 +256,49 @@ async def test_a_proxy_gets_the_way_to_a_job_and_may_go_it(sqlite_api: Api) -> N
     assert registered in answer["authorized_keys"]
     assert public(RUN_KEY) in answer["authorized_keys"]
     assert await door.opens(host["user"], asyncssh.import_private_key(host["private_key"]))
+
+
+async def run_job(door: Door) -> str:
+    """The id of a job that runs, as far as the database knows, on a host of that name."""
+    job = await door.add_job()
+    async with door.api.context.database.transaction() as session:
+        values = {"status": "running", "provisioning_data": '{"hostname": "10.0.0.5"}'}
+        await session.execute(update(JobRow).where(JobRow.id == job).values(**values))
+    return str(job)
+
+
+async def test_behind_the_door_stands_the_ssh_server_of_the_job(door: Door) -> None:
+    job, key = await run_job(door), await door.key_of(door.api)
+    outer = await door.connect(job, key)
+    with contextlib.closing(outer):
+        for host in ("10.0.0.5", "localhost"):
+            inner = await asyncssh.connect(
+                host, 10022, tunnel=outer, username="root", known_hosts=None, config=None
+            )
+            with contextlib.closing(inner):
+                assert inner.get_extra_info("username") == "root"
+                shown = inner.get_server_host_key()
+                assert shown is not None
+                assert public(shown) == door.door.ctx.ssh_host_key
+                with pytest.raises(asyncssh.ChannelOpenError, match="only ports of the job"):
+                    await inner.open_connection("10.0.0.6", 80)
+        with pytest.raises(asyncssh.ChannelOpenError, match="only ports of the job"):
+            await outer.open_connection("10.0.0.6", 10022)
+    await outer.wait_closed()
+
+
+async def test_with_an_enforced_proxy_nobody_else_comes_in(sqlite_api: Api) -> None:
+    door = Door(sqlite_api)
+    job, key = await run_job(door), await door.key_of(sqlite_api)
+    context = sqlite_api.context
+    context.settings = replace(
+        context.settings,
+        ssh_told_address=SshAddress("ssh.example", 22),
+        sshproxy_token="proxy",
+        sshproxy_enforced=True,
+        ssh_port=SshPort(door.port),
+    )
+    with pytest.raises(asyncssh.DisconnectError, match=r"through ssh\.example:22 only"):
+        await door.connect(job, key)
+    answer = await Api(sqlite_api.app, "proxy").ok("sshproxy/get_upstream", {"id": job})
+    assert await door.opens(job, asyncssh.import_private_key(answer["hosts"][0]["private_key"]))

@@ -104,30 +104,29 @@ def test_ways_to_a_host(job: dict[str, Any], expected: list[tuple[str, ...]]) ->
     assert route.tunnel_user == "root"
 
 
+PROXIED = {"sshproxy_upstream_id": "u1", "sshproxy_hostname": "proxy.example", "sshproxy_port": None}
+DOOR = {"hostname": "door.example", "port": 3022, "username": ID, "host_key": "ssh-ed25519 AAAA"}
+
+
 @pytest.mark.parametrize(
     ("told", "use_carrier", "expected", "checking"),
     [
         pytest.param(
-            {"sshproxy_upstream_id": "u1", "sshproxy_hostname": "proxy.example", "sshproxy_port": None},
+            PROXIED,
             False,
             ("train", "proxy.example", "22", "u1", None),
             "accept-new",
             id="another SSH proxy",
         ),
         pytest.param(
-            {
-                "sshproxy_upstream_id": "u1",
-                "sshproxy_hostname": "door.example",
-                "sshproxy_port": 3022,
-                "sshproxy_host_key": "ssh-ed25519 AAAA",
-            },
+            PROXIED | {"ssh_door": DOOR},
             False,
-            ("train", "door.example", "3022", "u1", None),
+            ("train", "door.example", "3022", ID, None),
             "yes",
             id="the door's port",
         ),
         pytest.param(
-            {"sshproxy_upstream_id": None, "sshproxy_host_key": "ssh-ed25519 AAAA"},
+            {"ssh_door": DOOR | {"hostname": None, "port": None}},
             True,
             ("train", "localhost", "22", ID, "python carrier.py"),
             "yes",
@@ -181,7 +180,7 @@ def test_a_job_that_is_nowhere() -> None:
     assert not has_way_in(_job(None))
     assert not has_way_in(_job(PLACED | {"hostname": None}))
     assert has_way_in(_job(PLACED))
-    assert has_way_in(_job(None, told={"sshproxy_upstream_id": "u1"}))
+    assert has_way_in(_job(None, told=PROXIED))
 
 
 def test_rendering() -> None:

@@ -96,7 +96,7 @@ def allows_none(annotation: Any) -> bool:
 ADDED = {
     ("SSHHostParams", "host_key"),
     ("SSHProxyParams", "host_key"),
-    ("JobConnectionInfo", "sshproxy_host_key"),
+    ("JobConnectionInfo", "ssh_door"),
     ("JobConnectionInfo", "host_network_id"),
 }
 """Fields of ours that the published schemas do not have; on the wire only when they are set."""

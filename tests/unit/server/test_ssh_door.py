@@ -7,6 +7,7 @@ import os
 import uuid
 from typing import Any
 
+import orjson
 import pytest
 
 from dstack.api.ssh.machine import network_id
@@ -15,8 +16,10 @@ from dstack.server.operations.connection_info import Door
 from dstack.server.settings import SettingsError, SshAddress, SshPort, load
 from dstack.server.ssh_door import websocket
 from dstack.server.ssh_door.entry import Wanted, parse_user_name
+from dstack.server.ssh_door.listening import proxy_warning
 from dstack.server.ssh_door.websocket import BINARY, CLOSE, PING, FrameReader, WebSocketError
 
+PROXY = {"DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example", "DSTACK_SSHPROXY_API_TOKEN": "secret"}
 ID = uuid.UUID("97d32a0c-060a-40fe-9d07-f3a5ddbdd83a")
 
 
@@ -130,10 +133,25 @@ def test_the_port_of_the_door(value: str | None, port: SshPort | None) -> None:
         ({"DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example"}, SshAddress("ssh.example", 22)),
         ({"DSTACK_SERVER_SSHPROXY_ADDRESS": "[::1]:2222"}, SshAddress("::1", 2222)),
         ({"DSTACK_SERVER_SSH_PORT": "off", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example"}, None),
+        ({**PROXY}, SshAddress("127.0.0.1", 3022)),
+        ({**PROXY, "DSTACK_SERVER_SSHPROXY_ENFORCED": ""}, None),
     ],
 )
 def test_what_clients_are_told(environ: dict[str, str], address: SshAddress | None) -> None:
     assert load(environ).ssh_address == address
+
+
+@pytest.mark.parametrize("missing", [None, *PROXY])
+def test_a_separate_proxy_needs_its_address_and_its_token(missing: str | None) -> None:
+    environ = {name: value for name, value in PROXY.items() if name != missing}
+    settings = load(environ | {"DSTACK_SERVER_SSHPROXY_ENFORCED": "1"})
+    assert settings.sshproxy_address == (SshAddress("ssh.example", 22) if missing is None else None)
+    assert settings.is_sshproxy_only == (missing is None)
+    warning = proxy_warning(settings)
+    assert (warning is None) == (missing is None)
+    assert warning is None or "DSTACK_SERVER_SSHPROXY_ENFORCED is ignored" in warning
+    assert not load(environ).is_sshproxy_only
+    assert proxy_warning(load(environ)) is None
 
 
 @pytest.mark.parametrize(
@@ -153,7 +171,9 @@ def test_a_bad_setting_says_what_would_be_right(name: str, value: str, text: str
 KEY = "ssh-ed25519 AAAA"
 
 
-def info(ide: str | None = None, ssh: SshAddress | None = None, **job: Any) -> dict[str, Any]:
+def info(
+    ide: str | None = None, ssh: SshAddress | None = None, *, door: Door | None = None, **job: Any
+) -> dict[str, Any]:
     configuration = {"type": "dev-environment", "ide": ide} if ide else {"type": "task"}
     run: Any = {"run_name": "dev", "run_spec": json.dumps({"configuration": configuration}, separators=(",", ":"))}
     row: Any = {
@@ -166,7 +186,7 @@ def info(ide: str | None = None, ssh: SshAddress | None = None, **job: Any) -> d
         "provisioning_data": '{"region":"eu","hostname":"h"}',
         **job,
     }
-    found = connection_info.of_job(run, row, Door(ssh, KEY))
+    found = connection_info.of_job(run, row, Door(ssh, KEY) if door is None else door)
     assert found is not None
     return found
 
@@ -207,10 +227,10 @@ def test_how_to_get_into_a_job() -> None:
         "proxied_ide_url": None,
         "attached_ssh_command": ["ssh", "dev"],
         "proxied_ssh_command": ["ssh", f"{ID}@host"],
-        "sshproxy_hostname": "host",
-        "sshproxy_port": 22,
-        "sshproxy_upstream_id": str(ID),
-        "sshproxy_host_key": KEY,
+        "sshproxy_hostname": None,
+        "sshproxy_port": None,
+        "sshproxy_upstream_id": None,
+        "ssh_door": {"hostname": "host", "port": 22, "username": str(ID), "host_key": KEY},
         "host_network_id": None,
     }
     assert info(None, SshAddress("host", 3022))["proxied_ssh_command"] == ["ssh", "-p", "3022", f"{ID}@host"]
@@ -224,6 +244,33 @@ def test_how_to_get_into_a_job() -> None:
         "sshproxy_upstream_id",
         "host_network_id",
     ]
+    assert without["ssh_door"] == {"hostname": None, "port": None, "username": str(ID), "host_key": KEY}
+
+
+def test_a_separate_proxy_is_told_beside_the_door_or_alone() -> None:
+    proxy = SshAddress("proxy", 22)
+    beside = info(door=Door(SshAddress("host", 3022), KEY, proxy))
+    told = {"sshproxy_hostname": "proxy", "sshproxy_port": 22, "sshproxy_upstream_id": str(ID)}
+    assert told.items() <= beside.items()
+    assert beside["proxied_ssh_command"] == ["ssh", f"{ID}@proxy"]
+    assert beside["ssh_door"]["hostname"] == "host"
+    alone = info(door=Door(None, KEY, proxy, is_proxy_only=True))
+    assert told.items() <= alone.items()
+    assert alone["ssh_door"] is None
+
+
+def test_clients_that_know_no_door_jump_over_it() -> None:
+    placed = {"hostname": "10.0.0.5", "dockerized": True, "ssh_port": None, "ssh_proxy": None, "price": 0.5}
+    row: Any = {"id": ID, "status": "running", "provisioning_data": json.dumps(placed)}
+    told = connection_info.provisioning_data(row, Door(SshAddress("host", 3022), KEY))
+    jump = {"hostname": "host", "port": 3022, "username": str(ID)}
+    assert told == placed | {"dockerized": False, "ssh_port": 10022, "ssh_proxy": jump}
+    for stored in (
+        connection_info.provisioning_data(row | {"status": "pulling"}, Door(SshAddress("host", 3022), KEY)),
+        connection_info.provisioning_data(row, Door(None, KEY)),
+    ):
+        assert orjson.loads(orjson.dumps(stored)) == placed
+    assert connection_info.provisioning_data(row | {"provisioning_data": None}, Door(None, KEY)) is None
 
 
 def test_a_job_on_the_servers_machine_says_so() -> None:

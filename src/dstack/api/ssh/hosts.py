@@ -98,16 +98,15 @@ def host_name(job: Document) -> str:
 def find_door(job: Document) -> Door | None:
     """The door in front of the job, if there is one."""
     told = job.get("job_connection_info") or {}
-    host_key = told.get("sshproxy_host_key")
-    upstream_id = told.get("sshproxy_upstream_id") or (job["job_submissions"][-1]["id"] if host_key else None)
-    if upstream_id is None:
-        return None
-    return Door(
-        upstream_id=_checked(upstream_id),
-        hostname=_checked(told["sshproxy_hostname"]) if told.get("sshproxy_hostname") else None,
-        port=told.get("sshproxy_port") or SSH_PORT,
-        host_key=host_key,
-    )
+    if own := told.get("ssh_door"):
+        return _door(own["username"], own["hostname"], own["port"], own["host_key"])
+    if upstream_id := told.get("sshproxy_upstream_id"):
+        return _door(upstream_id, told["sshproxy_hostname"], told["sshproxy_port"], None)
+    return None
+
+
+def _door(upstream_id: str, hostname: str | None, port: int | None, host_key: str | None) -> Door:
+    return Door(_checked(upstream_id), _checked(hostname) if hostname else None, port or SSH_PORT, host_key)
 
 
 def has_way_in(job: Document) -> bool:

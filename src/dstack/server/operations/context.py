@@ -43,7 +43,9 @@ class Context:
     @property
     def ssh(self) -> Door:
         """The SSH door as clients are told of it."""
-        return Door(self.settings.ssh_address, self.ssh_host_key)
+        settings = self.settings
+        proxy = settings.sshproxy_address if settings.ssh_port is not None else None
+        return Door(settings.ssh_address, self.ssh_host_key, proxy, settings.is_sshproxy_only)
 
 
 @dataclass(frozen=True)

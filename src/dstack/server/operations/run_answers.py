@@ -100,12 +100,12 @@ def _job(run: RowMapping, submissions: Sequence[RowMapping], ssh: Door) -> Docum
     latest = submissions[-1]
     return {
         "job_spec": orjson.Fragment(latest["job_spec"]),
-        "job_submissions": [_submission(row) for row in submissions],
+        "job_submissions": [_submission(row, ssh) for row in submissions],
         "job_connection_info": connection_info.of_job(run, latest, ssh),
     }
 
 
-def _submission(row: RowMapping) -> Document:
+def _submission(row: RowMapping, ssh: Door) -> Document:
     reason = row["termination_reason"]
     return {
         "id": row["id"],
@@ -120,7 +120,7 @@ def _submission(row: RowMapping) -> Document:
         "termination_reason": reason,
         "termination_reason_message": row["termination_reason_message"] or _waiting_message(row),
         "exit_status": row["exit_status"],
-        "job_provisioning_data": _fragment(row["provisioning_data"]),
+        "job_provisioning_data": connection_info.provisioning_data(row, ssh),
         "job_runtime_data": _fragment(row["runtime_data"]),
         "error": JobTerminationReason(reason).error if reason else None,
         "probes": _probes(row["probe_streaks"]),

@@ -20,7 +20,7 @@ from dstack.core.errors import DstackError, Forbidden, NotAuthenticated, Request
 from dstack.server.access import Caller
 from dstack.server.ssh_door import websocket
 from dstack.server.ssh_door.door import SshDoor
-from dstack.server.ssh_door.entry import Carried
+from dstack.server.ssh_door.entry import Carried, proxy_only
 
 PATH = "/api/ssh"
 
@@ -153,6 +153,8 @@ class Carrier(asyncio.Protocol):
             raise Forbidden("Invalid token: nobody has it, or it has expired")
         if caller.token is not None and caller.token.services_only:
             raise Forbidden("Access denied: this token is for services and models only")
+        if context.settings.is_sshproxy_only:
+            raise Forbidden(f"Access denied: {proxy_only(context.settings)}")
         return caller
 
     def _refuse(self, status: int, body: dict[str, Any], fields: str = "") -> None:

@@ -12,6 +12,7 @@ from dstack.server.access import Caller
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import ssh_door as queries
 from dstack.server.db.queries.ssh_door import DoorJob, DoorUser
+from dstack.server.settings import Settings
 
 _ID_LENGTH = 36
 
@@ -58,6 +59,13 @@ def parse_user_name(text: str) -> Wanted | None:
     except ValueError:
         return None
     return Wanted(job_id, user or None) if str(job_id) == id_.lower() else None
+
+
+def proxy_only(settings: Settings) -> str:
+    """What to tell those who do not come from the separate SSH proxy, where nobody else may come."""
+    assert settings.sshproxy_address is not None
+    hostname, port = settings.sshproxy_address
+    return f"SSH leads into jobs through {hostname}:{port} only (DSTACK_SERVER_SSHPROXY_ENFORCED)"
 
 
 async def find_job(database: Database, job_id: UUID) -> DoorJob | None:

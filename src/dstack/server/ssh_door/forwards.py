@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import cast
 
 import asyncssh
@@ -121,6 +122,15 @@ async def open_forward(agent: AgentClient, job_id: str, request: ConnectRequest)
         transport = await agent.connect_protocol(job_id, request, forward.job)
     except DstackError as error:
         raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, _reason(error)) from error
+    transport.pause_reading()  # until the channel is open
+    return forward
+
+
+async def forward_to(connection: socket.socket) -> Forward:
+    """Connected to what is at the other end of a pair of sockets."""
+    connection.setblocking(False)
+    forward = Forward()
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: forward.job, sock=connection)
     transport.pause_reading()  # until the channel is open
     return forward
 

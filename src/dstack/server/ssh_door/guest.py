@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
-from collections.abc import Coroutine, Iterator
+import socket
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
@@ -21,6 +23,7 @@ from asyncssh.constants import (
 from dstack.agent.protocol import ConnectRequest
 from dstack.core.errors import DstackError, Unreachable
 from dstack.core.jobs import JobStatus
+from dstack.core.ssh import JOB_SSH_PORT
 from dstack.server import clock
 from dstack.server.db.queries.ssh_door import DoorJob
 from dstack.server.hosts.agent_client import AgentClient
@@ -28,7 +31,7 @@ from dstack.server.hosts.connections import Agents, parse_address
 from dstack.server.operations.context import Context
 from dstack.server.ssh_door import entry, live_logs
 from dstack.server.ssh_door.entry import By, Carried, Entrance
-from dstack.server.ssh_door.forwards import Forward, open_forward
+from dstack.server.ssh_door.forwards import Forward, forward_to, open_forward
 from dstack.server.ssh_door.sessions import JobSession
 from dstack.server.ssh_door.visits import Visits
 
@@ -44,17 +47,31 @@ class NotNow(DstackError):
 
 
 class Guest(asyncssh.SSHServer):
-    """`carried` is None for a connection to the door's port."""
+    """`carried` is None for a connection to the door's port.
 
-    def __init__(self, ctx: Context, agents: Agents, visits: Visits, carried: Carried | None) -> None:
+    `outer`: who has come in already, and goes on to the SSH server of the job; `admit_within` lets one do that.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        agents: Agents,
+        visits: Visits,
+        carried: Carried | None,
+        *,
+        outer: Guest | None = None,
+        admit_within: Callable[[socket.socket, Guest], None],
+    ) -> None:
         self._ctx = ctx
         self._agents = agents
         self._visits = visits
+        self._outer = outer
+        self._admit_within = admit_within
         self._user: str | None = None
         self._refused: set[str] = set()
         self._inside = ExitStack()
         self.carried = carried
-        self.address = "" if carried is None else carried.address
+        self.address: str = carried.address if carried is not None else "" if outer is None else outer.address
         self.job: DoorJob | None = None
         self.entrance: Entrance | None = None
         self._live_logs = 0
@@ -83,6 +100,9 @@ class Guest(asyncssh.SSHServer):
     # Authentication
 
     async def begin_auth(self, username: str) -> bool:
+        if self._outer is not None:
+            self._come_from(self._outer, username)
+            return False
         self.job, self.entrance, self._user = None, None, None
         wanted = entry.parse_user_name(username)
         if wanted is None:
@@ -102,6 +122,11 @@ class Guest(asyncssh.SSHServer):
             self._connection.send_auth_banner("dstack: the token is not for this job, or there is no such job\r\n")
         return self.entrance is None
 
+    def _come_from(self, outer: Guest, username: str) -> None:
+        assert outer.job is not None
+        self.job, self.entrance = outer.job, outer.entrance
+        self._user = None if username == outer.job.username else username
+
     def public_key_auth_supported(self) -> bool:
         return True
 
@@ -119,6 +144,9 @@ class Guest(asyncssh.SSHServer):
             return False
         if self.entrance is None:
             self._refuse(fingerprint)
+        elif self._ctx.settings.is_sshproxy_only and self.entrance.by is not By.PROJECT_KEY:
+            self.disconnect(entry.proxy_only(self._ctx.settings))
+            self.entrance = None
         return self.entrance is not None
 
     def _refuse(self, fingerprint: str) -> None:
@@ -139,6 +167,8 @@ class Guest(asyncssh.SSHServer):
         if self.carried is not None and self.entrance.by is By.TOKEN:
             self._leave_at(self.carried.caller.expires_at)
         self._visits.entered(self)
+        if self._outer is not None:
+            return
         who = "a proxy" if self.entrance.user is None else self.entrance.user.name
         logger.info("job=%s: %s came in over SSH from %s", self.job.id, who, self.address)
 
@@ -162,6 +192,8 @@ class Guest(asyncssh.SSHServer):
             )
         if dest_port == live_logs.PORT:
             return self._serve_live_logs
+        if dest_port == JOB_SSH_PORT and self._outer is None:
+            return self._serve_ssh()
         return self._forward(ConnectRequest(port=dest_port))
 
     def unix_connection_requested(self, dest_path: str) -> Any:
@@ -175,6 +207,11 @@ class Guest(asyncssh.SSHServer):
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, str(error)) from error
         return await open_forward(agent, str(self.job.id), request)
 
+    async def _serve_ssh(self) -> Forward:
+        ours, theirs = socket.socketpair()
+        self._admit_within(theirs, self)
+        return await forward_to(ours)
+
     def _serve_live_logs(
         self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]
     ) -> Coroutine[Any, Any, None]:
@@ -182,7 +219,10 @@ class Guest(asyncssh.SSHServer):
         return self._counted(live_logs.serve(self._ctx, self.job, reader, writer))
 
     async def _counted(self, serving: Coroutine[Any, Any, None]) -> None:
-        with self._reading_logs():
+        with (
+            self._reading_logs(),
+            contextlib.nullcontext() if self._outer is None else self._outer._reading_logs(),
+        ):
             await serving
 
     @contextmanager
@@ -198,7 +238,8 @@ class Guest(asyncssh.SSHServer):
 
     def _is_of_job(self, host: str) -> bool:
         assert self.job is not None
-        if host.lower() in JOB_HOSTNAMES or host in (str(self.job.id), self.job.run_name, self.job.job_name):
+        job = self.job
+        if host.lower() in JOB_HOSTNAMES or host in (str(job.id), job.run_name, job.job_name, job.hostname):
             return True
         try:
             address = ipaddress.ip_address(host)

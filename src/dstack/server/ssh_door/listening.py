@@ -24,6 +24,16 @@ class Bound(NamedTuple):
     message: str | None
 
 
+def proxy_warning(settings: Settings) -> str | None:
+    """What to tell when a separate SSH proxy is the only way into jobs, and there is none."""
+    if not settings.sshproxy_enforced or settings.sshproxy_address is not None:
+        return None
+    return (
+        "Warning: DSTACK_SERVER_SSHPROXY_ENFORCED is ignored: there is no separate SSH proxy without "
+        "DSTACK_SERVER_SSHPROXY_ADDRESS and DSTACK_SSHPROXY_API_TOKEN"
+    )
+
+
 @contextmanager
 def bind(settings: Settings) -> Iterator[Bound]:
     """On the host that the HTTP server listens on. Raises DoorError for a port that was asked for."""

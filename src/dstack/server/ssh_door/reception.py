@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 
 import asyncssh
 
@@ -33,6 +34,7 @@ class Reception:
         self._ctx = ctx
         self._agents = agents
         self._visits = visits
+        self._within: set[asyncio.Task[None]] = set()
         key = asyncssh.import_private_key(host_key.private)
         logger.info("SSH host key %s", key.get_fingerprint())
         self._options = asyncssh.SSHServerConnectionOptions(
@@ -62,13 +64,21 @@ class Reception:
 
     async def take(self, connection: socket.socket, carried: Carried) -> None:
         """Speaks SSH on `connection`; returns when the guest was let in or has gone."""
-        options = asyncssh.SSHServerConnectionOptions(
-            options=self._options, server_factory=lambda: self._guest(carried)
-        )
+        await self._run(connection, lambda: self._guest(carried))
+
+    def _admit_within(self, connection: socket.socket, outer: Guest) -> None:
+        """Speaks SSH on `connection` with somebody who is in a job already."""
+        connection.setblocking(False)
+        task = asyncio.ensure_future(self._run(connection, lambda: self._guest(None, outer)))
+        self._within.add(task)
+        task.add_done_callback(self._within.discard)
+
+    async def _run(self, connection: socket.socket, guest: Callable[[], Guest]) -> None:
+        options = asyncssh.SSHServerConnectionOptions(options=self._options, server_factory=guest)
         try:
             await asyncssh.run_server(connection, options=options)
         except (OSError, asyncssh.Error, asyncio.TimeoutError, TimeoutError) as error:
-            logger.debug("%s came by WebSocket and was not let in: %r", carried.caller.username, error)
+            logger.debug("Somebody who came by WebSocket, or through the door, was not let in: %r", error)
 
-    def _guest(self, carried: Carried | None) -> Guest:
-        return Guest(self._ctx, self._agents, self._visits, carried)
+    def _guest(self, carried: Carried | None, outer: Guest | None = None) -> Guest:
+        return Guest(self._ctx, self._agents, self._visits, carried, outer=outer, admit_within=self._admit_within)

@@ -36,6 +36,8 @@ class DoorJob(NamedTuple):
     run_name: str
     run_user_id: UUID
     run_spec: str
+    provisioning_data: str | None
+    runtime_data: str | None
     address: str | None
     """JSON of the host's `InstanceAddress`."""
 
@@ -44,6 +46,18 @@ class DoorJob(NamedTuple):
         """The public key that was submitted with the run."""
         key: str | None = json.loads(self.run_spec).get("ssh_key_pub")
         return key
+
+    @property
+    def hostname(self) -> str | None:
+        """Of its host, as clients are told."""
+        name: str | None = json.loads(self.provisioning_data or "{}").get("hostname")
+        return name
+
+    @property
+    def username(self) -> str | None:
+        """Whose processes the job's are, once that is known."""
+        name: str | None = json.loads(self.runtime_data or "{}").get("username")
+        return name
 
 
 class DoorUser(NamedTuple):
@@ -67,6 +81,8 @@ async def find_job(session: AsyncSession, job_id: UUID) -> DoorJob | None:
             RunRow.run_name,
             RunRow.user_id,
             RunRow.run_spec,
+            JobRow.provisioning_data,
+            JobRow.runtime_data,
             InstanceRow.address,
         )
         .join(RunRow, RunRow.id == JobRow.run_id)
@@ -75,7 +91,7 @@ async def find_job(session: AsyncSession, job_id: UUID) -> DoorJob | None:
         .where(JobRow.id == job_id, RunRow.deleted.is_(False), ProjectRow.deleted.is_(False))
     )
     row = (await session.execute(query)).one_or_none()
-    return None if row is None else DoorJob(*row)
+    return None if row is None else DoorJob._make(row)
 
 
 async def find_job_status(session: AsyncSession, job_id: UUID) -> str | None:
