@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from pathlib import Path
@@ -50,13 +52,17 @@ async def _measure(folder: Path) -> list[Result]:
 
 def log_path(folder: Path) -> list[Result]:
     """jobs that write as quickly as they can, from their terminal to the store; memory and CPU on the way"""
-    one_by_one = f"import os\nfor _ in range({LINES}): os.write(1, b'{LINE}\\n')"
+    by_name = {
+        "blocks": f"yes {LINE} | head -c {LINES * 100}",
+        "lines": f"""python3 -c "import os\nfor _ in range({LINES}): os.write(1, b'{LINE}\\n')\"""",
+    }
     with running_server(folder) as server:
         server.submit("first", ["echo hello"], resources=ANY_HOST)
         server.wait_run("first", "done")
         return [
-            *_through(server, "blocks", f"yes {LINE} | head -c {LINES * 100}"),
-            *_through(server, "lines", f'python3 -c "{one_by_one}"'),
+            result
+            for name, command in by_name.items()
+            for result in (*_through(server, name, command), _into_a_terminal(command))
         ]
 
 
@@ -80,6 +86,22 @@ def _through(server: ServerProcess, name: str, command: str) -> list[Result]:
         cpu, grown = cpu_seconds(process) - used[who], (peak[who] - before[who]) / 1e6
         results.append(Result(f"  {who}: CPU, memory grown by", "", f"{cpu:.3g} s, {grown:.3g} MB"))
     return results
+
+
+def _into_a_terminal(command: str) -> Result:
+    """How quickly the same comes out of a terminal when nothing is done with it: what there is to reach."""
+    master, slave = os.openpty()
+    mode = termios.tcgetattr(slave)
+    mode[1] &= ~termios.OPOST
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    with subprocess.Popen(["sh", "-c", command], stdout=slave):
+        os.close(slave)
+        size, start = len(os.read(master, MAX_FRAME_BYTES)), time.perf_counter()
+        while size < LINES * 100:
+            size += len(os.read(master, MAX_FRAME_BYTES))
+    os.close(master)
+    rate = size / 1e6 / (time.perf_counter() - start)
+    return Result("  a terminal alone, its output thrown away", "", f"{rate:.3g} MB/s")
 
 
 def logs_first_line(folder: Path) -> list[Result]:

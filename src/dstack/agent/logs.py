@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import List, Tuple
 
-from dstack.agent.protocol import FRAME_HEADER, encode_frame
+from dstack.agent.protocol import encode_frames, whole_frames
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 READ_BYTES = 256 * 1024
@@ -19,17 +19,6 @@ _SUFFIX = ".log"
 
 class OffsetError(ValueError):
     """The offset is not one that can be read; the message says which are."""
-
-
-def whole_frames(data: bytes) -> int:
-    """How many bytes of `data`, which starts with a frame, belong to whole frames."""
-    position, size, header = 0, len(data), FRAME_HEADER.size
-    while position + header <= size:
-        end = position + header + FRAME_HEADER.unpack_from(data, position)[1]
-        if end > size:
-            break
-        position = end
-    return position
 
 
 def list_segments(folder: str) -> List[Tuple[int, str]]:
@@ -132,12 +121,12 @@ class LogWriter:
         path = _segment(self._folder, self._start)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def append(self, timestamp_us: int, payload: bytes) -> None:
-        """One frame; starts a new segment when the present one is full."""
-        self.append_frames(encode_frame(timestamp_us, payload))
+    def append(self, timestamp_us: int, output: bytes) -> None:
+        """Output of one moment, in as many frames as it needs."""
+        self.append_frames(encode_frames(timestamp_us, output))
 
     def append_frames(self, frames: bytes) -> None:
-        """Frames that are encoded already; they stay in one segment."""
+        """Frames that are encoded already; they stay in one segment, a new one when the present one is full."""
         if self.end - self._start >= self._segment_bytes:
             self._rotate()
         try:

@@ -316,6 +316,31 @@ def encode_frame(timestamp_us: int, payload: bytes) -> bytes:
     return FRAME_HEADER.pack(timestamp_us, len(payload)) + payload
 
 
+def encode_frames(timestamp_us: int, output: bytes) -> bytes:
+    """Output of one moment as frames, each cut after the last newline that fits into it, where there is one."""
+    parts: List[bytes] = []
+    start = 0
+    while start < len(output):
+        end = start + MAX_FRAME_BYTES
+        if end < len(output):
+            end = output.rfind(b"\n", start, end) + 1 or end
+        payload = output[start:end]
+        parts += (FRAME_HEADER.pack(timestamp_us, len(payload)), payload)
+        start = end
+    return b"".join(parts)
+
+
+def whole_frames(data: bytes) -> int:
+    """How many bytes of `data`, which starts with a frame, belong to whole frames."""
+    position, size, header = 0, len(data), FRAME_HEADER.size
+    while position + header <= size:
+        end = position + header + FRAME_HEADER.unpack_from(data, position)[1]
+        if end > size:
+            break
+        position = end
+    return position
+
+
 def iter_frames(data: bytes) -> Iterator[Tuple[int, bytes, int]]:
     """Yields (timestamp in microseconds, payload, offset of the frame's end in `data`) of whole frames.
 

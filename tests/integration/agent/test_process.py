@@ -11,12 +11,14 @@ import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
 from tests.integration.agent.harness import SOURCES, AgentProcess, until
 
+from dstack.agent.executors.supervisor import GATHER_BYTES
 from dstack.agent.protocol import ENDED, MAX_FRAME_BYTES, RUNNING, StopRequest, TaskSpec, iter_frames
 from dstack.core.errors import Unreachable
 from dstack.server.hosts.agent_client import AgentRefused
@@ -168,9 +170,11 @@ async def test_lines_written_one_by_one_travel_in_few_frames_and_whole(agent: Ag
     frames = [(at, payload) for at, payload, _ in iter_frames(b"".join(chunks))]
     assert b"".join(payload for _, payload in frames) == b"".join(b"%d\n" % number for number in range(50000))
     assert all(payload.endswith(b"\n") for _, payload in frames)
-    while_running = frames[:-1]  # the end of a job waits for nothing
-    hasty = [len(payload) for (before, _), (at, payload) in pairwise(while_running) if at - before < 4000]
-    assert all(size > MAX_FRAME_BYTES - 10 for size in hasty)
+    moments = [list(group) for _, group in groupby(frames, key=itemgetter(0))]
+    assert all(len(payload) > MAX_FRAME_BYTES - 10 for moment in moments for _, payload in moment[:-1])
+    while_running = moments[:-1]  # the end of a job waits for nothing
+    hasty = [after for before, after in pairwise(while_running) if after[0][0] - before[0][0] < 8000]
+    assert all(sum(len(payload) for _, payload in moment) > GATHER_BYTES - 10 for moment in hasty)
 
 
 async def test_output_waits_while_too_much_is_not_acknowledged(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dstack.agent import logs
-from dstack.agent.protocol import encode_frame, iter_frames
+from dstack.agent.protocol import MAX_FRAME_BYTES, encode_frame, encode_frames, iter_frames
 
 FRAME = len(encode_frame(1, b"x" * 10))
 
@@ -81,3 +81,20 @@ def test_an_offset_outside_of_the_log_is_refused(tmp_path: Path) -> None:
     end = fill(tmp_path, 3)
     with pytest.raises(logs.OffsetError, match="outside"):
         logs.LogReader(str(tmp_path), end + 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "sizes"),
+    [
+        (b"", []),
+        (b"a\nb", [3]),
+        (b"x" * MAX_FRAME_BYTES + b"\n", [MAX_FRAME_BYTES, 1]),
+        (b"x" * (MAX_FRAME_BYTES - 10) + b"\n" + b"y" * 20 + b"\n", [MAX_FRAME_BYTES - 9, 21]),
+        (b"\n" * 2 * MAX_FRAME_BYTES, [MAX_FRAME_BYTES, MAX_FRAME_BYTES]),
+    ],
+)
+def test_output_is_cut_into_frames_after_line_ends(output: bytes, sizes: list[int]) -> None:
+    frames = list(iter_frames(encode_frames(7, output)))
+    assert [len(payload) for _, payload, _ in frames] == sizes
+    assert b"".join(payload for _, payload, _ in frames) == output
+    assert {at for at, _, _ in frames} <= {7}

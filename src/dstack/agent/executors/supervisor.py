@@ -32,12 +32,16 @@ from dstack.agent.executors import delivery, execs, job, ports
 from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import short_path
 from dstack.agent.logs import LogWriter
-from dstack.agent.protocol import MAX_FRAME_BYTES, TaskSpec
+from dstack.agent.protocol import TaskSpec
 
 TASK_VARIABLE = "DSTACK_AGENT_TASK"
 PARTIAL_LINE_SECONDS = 0.02
-GATHER_SECONDS = 0.005
-"""Lines that follow a frame so soon wait for more: what a job writes line by line travels in few frames."""
+GATHER_SECONDS = 0.01
+"""Lines that come so soon after others were written wait for more: what comes thick and fast is written, told and
+sent in few pieces, each with the time of its end."""
+GATHER_BYTES = 256 * 1024
+"""So much is not kept waiting."""
+READ_BYTES = 32 * 1024
 RETRY_SECONDS = 0.2
 LONGEST_POLL_SECONDS = 3600.0
 """The kernel counts milliseconds in 32 bits; a limit may be weeks."""
@@ -234,11 +238,11 @@ class Supervisor:
         return bool(self.blocked) or self.log.exceeds(self.log_limit_bytes)
 
     def _read(self) -> bool:
-        """Reads what the job has written by now, up to a frame; False at the end of all output."""
+        """Reads what the job has written by now, as far as there is room; False at the end of all output."""
         alive = True
-        while len(self.output) < MAX_FRAME_BYTES:
+        while len(self.output) < GATHER_BYTES:
             try:
-                data = os.read(self.master, MAX_FRAME_BYTES - len(self.output))
+                data = os.read(self.master, READ_BYTES)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -254,7 +258,7 @@ class Supervisor:
 
     def _write_lines(self, everything: bool) -> None:
         """Writes whole lines; one without an end, and those that come thick and fast, wait a moment for more."""
-        is_full = len(self.output) >= MAX_FRAME_BYTES
+        is_full = len(self.output) >= GATHER_BYTES
         due_at = self.flushed_at + GATHER_SECONDS
         if everything or is_full or time.monotonic() >= due_at:
             lines = self.output.rfind(b"\n") + 1
@@ -272,7 +276,7 @@ class Supervisor:
                 self.flush_at = time.monotonic() + PARTIAL_LINE_SECONDS
 
     def _flush(self, length: int) -> None:
-        """Writes the first `length` bytes of the output as one frame; a full disk keeps them for later."""
+        """Writes the first `length` bytes of the output at once; a full disk keeps them for later."""
         if not length:
             return
         try:

@@ -24,7 +24,7 @@ from dstack.agent.protocol import (
     TaskMetrics,
     TaskSpec,
     TaskState,
-    iter_frames,
+    whole_frames,
 )
 from dstack.core.errors import AgentError, Unreachable
 from dstack.server.guards import assert_no_transaction
@@ -174,9 +174,7 @@ class AgentClient:
         async with self._open(path) as connection:
             async for data in connection.read_chunks(None if follow else self._timeout):
                 rest += data
-                used = 0
-                for _, _, used in iter_frames(rest):  # noqa: B007 - the last end is what counts
-                    pass
+                used = whole_frames(rest)
                 if used:
                     offset += used
                     yield LogChunk(rest[:used], offset)
@@ -351,10 +349,11 @@ class _Connection:
         while True:
             async with timeout(silence_seconds):
                 size = int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16)
-                data = await self._reader.readexactly(size + 2)
+                data = await self._reader.readexactly(size)
+                await self._reader.readexactly(len(b"\r\n"))
             if not size:
                 return
-            yield data[:-2]
+            yield data
 
     def close(self) -> None:
         self._writer.close()
