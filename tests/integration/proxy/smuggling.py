@@ -1,7 +1,7 @@
 """Requests whose end two parsers could see in two places, as bytes. In them `@` stands for the service's path.
 
-Each is sent on a connection of its own. A request to `/smuggled` must never reach a backend: it only appears within
-what a correct reader takes for a body or refuses.
+Each is sent on a connection of its own. A request to `/smuggled` must never reach a backend: it only appears
+within what a correct reader takes for a body or refuses.
 """
 
 from __future__ import annotations

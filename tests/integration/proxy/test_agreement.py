@@ -1,7 +1,7 @@
 """No request is read in two ways: ours and a backend agree on where each ends, judged beside nginx and haproxy.
 
-The backend reads with h11, which shares no code with us. What either of the two proxies refuses, we refuse too, but
-for the cases that say `may_pass`.
+The backend reads with h11, which shares no code with us. What either of the two proxies refuses, we refuse too,
+but for the cases that say `may_pass`.
 """
 
 from __future__ import annotations
