@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -48,11 +49,34 @@ def test_a_busy_fleet(cli: Cli, server: ReplayServer) -> None:
     server.replay("10")
     status, out = cli("fleet")
     assert status == 0
-    assert [line[:68].rstrip() for line in out.splitlines()] == [
-        "NAME          NODES GPU         SPOT      BACKEND      PRICE STATUS",
-        "f1            0..2                        *                  active",
-        "   instance=0       H100:80GB:1 on-demand ssh (remote) $0    busy",
+    assert [re.sub(r"\d+ \w+ ago$", "X ago", line)[:68].rstrip() for line in out.splitlines()] == [
+        "NAME          NODES GPU         SPOT BACKEND      PRICE STATUS CREAT",
+        "f1            0..2                   *                  active X ago",
+        "   instance=0       H100:80GB:1      ssh (remote) $0    busy   X ago",
     ]
+
+
+def test_what_is_wrong_with_instances_is_told_below_the_table(cli: Cli, server: ReplayServer) -> None:
+    status, [fleet] = recorded("10")
+    well = fleet["instances"][0]
+    refusal = "root@10.0.0.2 refused the login: check `user`, and that the key is in its authorized_keys"
+    refused = {"instance_num": 1, "hostname": "10.0.0.2", "status": "pending", "instance_type": None}
+    silent = {"instance_num": 2, "hostname": "10.0.0.3", "unreachable": True, "total_blocks": 8, "busy_blocks": 2}
+    fleet["instances"] += [
+        {**well, **refused, "price": None, "backend": None, "termination_reason_message": refusal},
+        {**well, **silent, "termination_reason_message": "root@10.0.0.3 does not answer"},
+        {**well, "instance_num": 3, "hostname": "10.0.0.4", "health_status": "warning"},
+    ]
+    server.on(load_capture("10")["request"]["path"], (status, [fleet]))
+    _, out = cli("fleet")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for line, told in zip(lines[2:6], ["busy", "pending", "unreachable", "busy (warning)"], strict=True):
+        assert told in line
+    notes = " ".join(line.strip() for line in lines[lines.index("") + 1 :])
+    assert notes == (
+        f"f1 instance=1 (10.0.0.2): {refusal} f1 instance=2 (10.0.0.3, 2/8 busy): root@10.0.0.3 does not answer"
+    )
 
 
 def test_secrets(cli: Cli, server: ReplayServer) -> None:

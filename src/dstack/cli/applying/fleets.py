@@ -12,12 +12,12 @@ from dstack.cli.applying.configure import configure_fleet
 from dstack.cli.context import Context
 from dstack.cli.errors import CliError
 from dstack.cli.files import ConfigurationFile
-from dstack.cli.output.fleets import fleet_headers, fleet_rows
+from dstack.cli.output.fleets import print_fleets
 from dstack.cli.output.live import Status
 from dstack.cli.output.plans import print_changes, print_offers
 from dstack.cli.output.prompts import confirm
-from dstack.cli.output.tables import print_properties, print_table
-from dstack.cli.output.values import format_range, format_requirements, now_utc
+from dstack.cli.output.tables import print_properties
+from dstack.cli.output.values import format_range, format_requirements
 from dstack.cli.waiting import delete_fleet
 from dstack.core.configurations import FleetConfiguration
 from dstack.core.configurations.fleet import SSHHostParams
@@ -27,6 +27,7 @@ from dstack.core.fleets import FleetPlan, FleetSpec
 from dstack.core.ssh import SSHKey, SSHProxyParams
 
 MAX_OFFERS = 3
+SHOWN_HOSTS = 8
 POLL_INTERVAL = 2.0
 """Seconds."""
 UNSETTLED = ("pending", "provisioning", "terminating")
@@ -99,7 +100,8 @@ def _print_plan(answer: Document) -> None:
     properties = [("Project", answer["project_name"]), ("User", answer["user"]), ("Type", "fleet")]
     if ssh is not None:
         hosts = [host if isinstance(host, str) else host["hostname"] for host in ssh["hosts"]]
-        properties.append(("Hosts", ", ".join(hosts)))
+        more = f" and {len(hosts) - SHOWN_HOSTS} more" if len(hosts) > SHOWN_HOSTS else ""
+        properties.append(("Hosts", ", ".join(hosts[:SHOWN_HOSTS]) + more))
     else:
         properties.append(("Nodes", format_range(configuration.get("nodes"))))
         if configuration.get("resources"):
@@ -152,7 +154,7 @@ def _wait(context: Context, fleet: Document) -> int:
         return 0
     finally:
         status.clear()
-    print_table(fleet_headers(verbose=False), fleet_rows(fleet, context.project, now_utc(), verbose=False))
+    print_fleets([fleet], context.project)
     failed = fleet["status"] == "failed" or any(
         instance["status"] == "terminated" and instance.get("termination_reason")
         for instance in fleet["instances"]

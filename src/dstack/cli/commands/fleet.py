@@ -9,11 +9,9 @@ from dstack.cli.commands.run import add_get_arguments, check_get_arguments
 from dstack.cli.commands.volume import add_list_arguments
 from dstack.cli.completers import completes
 from dstack.cli.context import Context, connect
-from dstack.cli.output.fleets import fleet_headers, fleet_rows
+from dstack.cli.output.fleets import print_fleets
 from dstack.cli.output.live import show
 from dstack.cli.output.prompts import confirm
-from dstack.cli.output.tables import print_table
-from dstack.cli.output.values import now_utc
 from dstack.cli.waiting import delete_fleet
 
 
@@ -50,10 +48,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _print_fleets(context: Context, *, verbose: bool) -> None:
-    now = now_utc()
-    fleets = context.rest.fleets.list(context.project)
-    rows = [row for fleet in fleets for row in fleet_rows(fleet, context.project, now, verbose=verbose)]
-    print_table(fleet_headers(verbose=verbose), rows)
+    print_fleets(context.rest.fleets.list(context.project), context.project, verbose=verbose)
 
 
 def _get(args: argparse.Namespace) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from dstack.cli.output.tables import print_notes, print_table
 from dstack.cli.output.values import (
     format_age,
     format_backend,
@@ -15,9 +16,18 @@ from dstack.cli.output.values import (
     format_requirements,
     format_resources,
     format_spot,
+    now_utc,
 )
 
 Document = Mapping[str, Any]
+
+
+def print_fleets(fleets: Sequence[Document], project: str, *, verbose: bool = False) -> None:
+    """A table of the fleets and their instances; below it, what is wrong with any of them."""
+    now = now_utc()
+    rows = [row for fleet in fleets for row in fleet_rows(fleet, project, now, verbose=verbose)]
+    print_table(fleet_headers(verbose=verbose), rows, keep=("NAME", "STATUS"))
+    print_notes([note for fleet in fleets for note in fleet_notes(fleet, project)])
 
 
 def fleet_headers(*, verbose: bool) -> list[str]:
@@ -34,12 +44,33 @@ def fleet_rows(fleet: Document, project: str, now: datetime, *, verbose: bool) -
     return [[row.get(header, "") for header in fleet_headers(verbose=verbose)] for row in cells]
 
 
+def fleet_notes(fleet: Document, project: str) -> list[str]:
+    """What is wrong, one text an instance: a table has no room for it."""
+    name = _format_name(fleet, project)
+    return [_format_note(name, one) for one in fleet["instances"] if _reason(one) or one.get("unreachable")]
+
+
+def _format_note(fleet_name: str, instance: Document) -> str:
+    facts = [instance.get("hostname"), _format_use(instance) if instance.get("unreachable") else None]
+    known = ", ".join(fact for fact in facts if fact)
+    where = f"{fleet_name} instance={instance['instance_num']}" + (f" ({known})" if known else "")
+    return f"{where}: {_reason(instance) or 'does not answer'}"
+
+
+def _reason(instance: Document) -> str:
+    return str(instance.get("termination_reason_message") or instance.get("termination_reason") or "")
+
+
+def _format_name(fleet: Document, project: str) -> str:
+    is_own = fleet["project_name"] == project
+    return str(fleet["name"]) if is_own else f"{fleet['project_name']}/{fleet['name']}"
+
+
 def _fleet_cells(fleet: Document, project: str, now: datetime) -> dict[str, str]:
     configuration = fleet["spec"]["configuration"]
-    name = fleet["name"] if fleet["project_name"] == project else f"{fleet['project_name']}/{fleet['name']}"
     resources = configuration.get("resources")
     return {
-        "NAME": name,
+        "NAME": _format_name(fleet, project),
         "NODES": _format_nodes(configuration),
         "RESOURCES": format_requirements(resources) if resources else "",
         "GPU": _format_gpu_need(resources),
@@ -80,18 +111,24 @@ def _instance_cells(instance: Document, now: datetime) -> dict[str, str]:
         "RESOURCES": format_resources(resources) if resources else "",
         "DRIVER": str(driver.get("version") or ""),
         "GPU": format_gpus(resources["gpus"]) if resources else "",
-        "SPOT": format_spot(resources) if resources else "",
+        "SPOT": format_spot(resources) if resources and instance.get("backend") != "remote" else "",
         "BACKEND": format_backend(instance.get("backend"), instance.get("region")),
         "PRICE": format_price(instance.get("price")),
         "STATUS": _format_status(instance),
         "CREATED": format_age(instance["created"], now),
-        "ERROR": instance.get("termination_reason_message") or instance.get("termination_reason") or "",
+        "ERROR": _reason(instance),
     }
 
 
 def _format_status(instance: Document) -> str:
+    if instance.get("unreachable"):
+        return "unreachable"
+    status = _format_use(instance)
+    health = instance.get("health_status") or "healthy"
+    return status if health == "healthy" else f"{status} ({health})"
+
+
+def _format_use(instance: Document) -> str:
     status = str(instance["status"])
     total, busy = instance.get("total_blocks") or 1, instance.get("busy_blocks") or 0
-    if status in ("idle", "busy") and total > 1:
-        status = f"{busy}/{total} busy"
-    return f"{status} (unreachable)" if instance.get("unreachable") else status
+    return f"{busy}/{total} busy" if status in ("idle", "busy") and total > 1 else status

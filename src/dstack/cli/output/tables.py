@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 GAP = 2
@@ -75,6 +76,14 @@ def _format_row(row: Sequence[str], widths: Sequence[int], gap: int) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + ELLIPSIS
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Prints texts of any length below a table, after an empty line; none, nothing."""
+    for number, note in enumerate(notes):
+        text = _CONTROL.sub(" ", note)
+        filled = textwrap.fill(text, terminal_width(), subsequent_indent="  ", break_on_hyphens=False)
+        print(filled if number else f"\n{filled}")
 
 
 def print_properties(properties: Sequence[tuple[str, str]]) -> None:
