@@ -4,8 +4,9 @@ Each host serves the agent protocol for real on `DIR/instances/<name>.sock`, wit
 The cloud itself is HTTP on `DIR/cloud.sock`:
 
 ====== =================== ==========================================================================
-PUT    /instances/{name}   body: host facts (`cpus`, `memory_bytes`, `gpus`, …); makes the host or finds it;
-                           answers `{"name", "socket", "host"}`; 503 with `"code": "no_capacity"`
+PUT    /instances/{name}   body: host facts (`cpus`, `memory_bytes`, `gpus`, …), and `archive_sha256` of the agent
+                           that the host is to say it runs; makes the host or finds it; answers
+                           `{"name", "socket", "host"}`; 503 with `"code": "no_capacity"`
 GET    /instances          `{"instances": [...]}`
 GET    /instances/{name}   one of them; 404
 DELETE /instances/{name}   204, also when there is none
@@ -68,7 +69,9 @@ class SimulatedHost:
         self.facts = facts
         tasks = Tasks(folder, sync=False)
         self._executor = SimulatedExecutor(tasks, starts.add)
-        self._agent = Agent(tasks, {**DEFAULT_HOST, "hostname": name, **facts})
+        told = {key: value for key, value in facts.items() if key != "archive_sha256"}
+        self._agent = Agent(tasks, {**DEFAULT_HOST, "hostname": name, **told})
+        self._agent.archive_sha256 = facts.get("archive_sha256", self._agent.archive_sha256)
         self._agent.add(self._executor)
         self._server: Optional[HttpServer] = None
 

@@ -25,6 +25,7 @@ from dstack.core.instances import (
     Resources,
 )
 from dstack.core.resources import ResourcesSpec
+from dstack.server.orchestrator.decision import rank
 from dstack.server.orchestrator.placement import rules
 from dstack.server.orchestrator.placement.rules import (
     Assign,
@@ -234,3 +235,23 @@ def test_a_gpu_of_this_machine_goes_to_one_job() -> None:
     again = replace(machine, id=UUID(int=91), fleet_id=UUID(int=51))  # the same machine in another fleet
     two = place(*jobs, on=(machine, again), fleets=(FLEET, replace(FLEET, id=UUID(int=51), name="g")))
     assert set(assigned(two)) == {1, 2}
+
+
+def test_the_tightest_of_the_cheapest_is_taken_each_time() -> None:
+    dear = instance(1, offer=offer(price=2.0))
+    wide, narrow = instance(2, total=4), instance(3, total=2)
+    decision = place(*(job(num, cpus="1..", age=-num) for num in range(10, 18)), on=(dear, wide, narrow))
+    taken = [write.instance.id.int for write in decision.writes if isinstance(write, Assign)]
+    assert taken == [3, 3, 2, 2, 2, 2, 1]
+
+
+def test_a_refusal_names_the_first_few_of_many_instances() -> None:
+    many = tuple(instance(num) for num in range(100, 1100))
+    [refusal] = place(job(1, cpus="64"), on=many).writes
+    assert isinstance(refusal, Refuse)
+    assert refusal.error.count(";") == rules.MAX_REASONS
+    assert refusal.error.endswith("; and 992 more")
+
+
+def test_what_runs_goes_before_what_is_to_start_but_not_before_what_is_more_important() -> None:
+    assert rank(5, has_begun=False) < rank(5, has_begun=True) < rank(6, has_begun=False)

@@ -21,7 +21,7 @@ from dstack.server.db.tables import FleetRow, InstanceRow, ProjectRow
 from dstack.server.encryption import Encryption
 from dstack.server.hosts.ssh.target import DEFAULT_PORT, SSHTarget
 from dstack.server.planning import ssh as ssh_planning
-from dstack.server.planning.combining import of_fleet
+from dstack.server.planning.combining import Combined, of_fleet
 from dstack.server.planning.new_instance import instance_values
 
 BACKEND = "ssh"
@@ -125,13 +125,14 @@ def host_rows(
     ssh = configuration.ssh_config
     assert ssh is not None
     hosts = hosts_by_name(ssh)
+    terms = of_fleet(FleetSpec.model_validate_json(fleet.spec, extra="ignore"))
     pinned = {
         _jump_address(hosts[name], ssh): row.jump_host_key
         for name, row in known.items()
         if name in hosts and row.jump_host_key is not None
     }
     return [
-        _host_row(fleet, configuration, ssh, hosts[name], num, now, encryption)
+        _host_row(fleet, configuration, ssh, hosts[name], num, now, encryption, terms)
         | {"jump_host_key": pinned.get(_jump_address(hosts[name], ssh))}
         for name, num in zip(names, nums, strict=True)
     ]
@@ -150,9 +151,10 @@ def _host_row(
     num: int,
     now: datetime,
     encryption: Encryption,
+    terms: Combined,
 ) -> dict[str, Any]:
     values = instance_values(
-        of_fleet(FleetSpec.model_validate_json(fleet.spec, extra="ignore")),
+        terms,
         fleet_id=fleet.id,
         fleet_name=fleet.name,
         project_id=fleet.project_id,

@@ -117,6 +117,11 @@ class ResourceKind(Protocol[SnapshotT]):
     effects: Mapping[type[Effect], EffectHandler]
 
 
+def rank(priority: int, *, has_begun: bool) -> int:
+    """For `ResourceKind.priority`: what runs or ends goes before what is as important and still to start."""
+    return 2 * priority + has_begun
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one pass over a key did; returned by the engine for tests and metrics."""

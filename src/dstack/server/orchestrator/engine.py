@@ -68,8 +68,10 @@ class Pace:
     workers: int = 64
     sweep: float = 30.0
     """Every unfinished row is looked at this often, woken or not."""
-    sweep_rate: float = 100.0
+    sweep_rate: float = 10.0
     """Rows a second that a sweep wakes at most: with very many rows it takes longer."""
+    catch_up_rate: float = 100.0
+    """The same for a sweep after wake-ups of other replicas were missed."""
     look_for_others: float = 5.0
     """PostgreSQL: how often to look for timers that others wrote and for what dead replicas left."""
     lease: float = LEASE_SECONDS
@@ -135,7 +137,7 @@ class Engine:
         """Listens, reads the timers, and looks at every unfinished row once: a crash may have cut its effects."""
         self._end_listening = self._wakeups.listen(self._hear, from_others=self._hear_of_others)
         await self._read_timers()
-        await self._sweep(spread_seconds=0)
+        await self._sweep()
         for number in range(self._pace.workers):
             self._workers.add(asyncio.create_task(self._work(), name=f"worker-{number}"))
         self._watchers.add(asyncio.create_task(self._sweep_forever(), name="sweep"))
@@ -243,22 +245,23 @@ class Engine:
         seconds = self._pace.sweep
         while True:
             await system_clock.happens_within(self._sweep_now, seconds)
+            rate = self._pace.catch_up_rate if self._sweep_now.is_set() else self._pace.sweep_rate
             self._sweep_now.clear()
             try:
-                count = await self._sweep(spread_seconds=self._pace.sweep)
+                seconds = max(self._pace.sweep, await self._sweep(rate) / rate)
             except Exception as error:  # noqa: BLE001 - it must survive a database that is away for a while
                 logger.warning("The sweep failed and is tried again: %s", error)
-                count = 0
-            seconds = max(self._pace.sweep, count / self._pace.sweep_rate)
+                seconds = self._pace.sweep
 
-    async def _sweep(self, *, spread_seconds: float) -> int:
-        """Wakes all that is unfinished: at once, or spread evenly by chance. Returns how many."""
+    async def _sweep(self, rate: float | None = None) -> int:
+        """Wakes all that is unfinished: at once, or by chance over a time in which so many a second are woken.
+        Returns how many."""
         keys = []
         for kind, table in self._tables.items():
             async with self._database.session() as session:
                 ids = await reconciled.list_unfinished(session, table, UNFINISHED[kind])
             keys += [Key(kind, id) for id in ids]
-        spread_seconds = max(spread_seconds, len(keys) / self._pace.sweep_rate) if spread_seconds else 0
+        spread_seconds = 0.0 if rate is None else max(self._pace.sweep, len(keys) / rate)
         for key in keys:
             if spread_seconds:
                 self._timers.set_sooner(key, self._after(random.uniform(0, spread_seconds)))

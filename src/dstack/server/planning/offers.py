@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from uuid import UUID
 
 from dstack.core.backends import BackendType
@@ -141,6 +142,12 @@ def _creatable(
         return None
     zones = {"availability_zones": limits.zones_of(offer)}
     return _shown(offer, share, total, view, free_blocks=total).model_copy(update=zones)
+
+
+@lru_cache(maxsize=4096)
+def stored_offer(text: str) -> InstanceOfferWithAvailability:
+    """The offer as an instance's row holds it, read once: many hosts have the same. Not to be changed."""
+    return InstanceOfferWithAvailability.model_validate_json(text, extra="ignore")
 
 
 def offer_mismatch(

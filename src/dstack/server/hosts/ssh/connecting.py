@@ -18,8 +18,9 @@ CONNECT_SECONDS = 3.0
 """How long a host may take to accept a connection, unless a setting says otherwise."""
 LOGIN_SECONDS = 20.0
 """How long it may take to agree on keys and to let us in."""
-KEEPALIVE_SECONDS = 10.0
-KEEPALIVE_MISSES = 3
+KEEPALIVE_SECONDS = 20.0
+"""Of silence; longer than the agent's own pings are apart, so that a host that is well is never asked."""
+KEEPALIVE_MISSES = 1
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.events import EventTargetType
 from dstack.core.fleets import FleetSpec, FleetStatus
-from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus
+from dstack.core.instances import InstanceStatus
 from dstack.server.db.engine import wake
 from dstack.server.db.tables import FleetRow, InstanceRow
 from dstack.server.orchestrator import told
@@ -29,7 +29,7 @@ from dstack.server.orchestrator.fleets.rules import (
 )
 from dstack.server.planning.combining import kept, of_fleet
 from dstack.server.planning.new_instance import instance_values
-from dstack.server.planning.offers import offer_mismatch
+from dstack.server.planning.offers import offer_mismatch, stored_offer
 
 
 class FleetKind:
@@ -90,7 +90,7 @@ class FleetKind:
         return 0
 
 
-def _member(row: Any, spec: FleetSpec) -> MemberFacts:
+def _member(row: Any, spec: str) -> MemberFacts:
     return MemberFacts(
         row.id,
         row.instance_num,
@@ -101,22 +101,22 @@ def _member(row: Any, spec: FleetSpec) -> MemberFacts:
     )
 
 
-def _mismatch(backend: str, text: str, spec: FleetSpec) -> str | None:
-    """Why the fleet would not take such an instance any more."""
-    offer = InstanceOfferWithAvailability.model_validate_json(text, extra="ignore")
-    terms = kept(spec)
-    return offer_mismatch(backend, offer, terms.requirements, terms.limits, blocks=spec.configuration.blocks)
+@lru_cache(maxsize=1024)
+def _mismatch(backend: str, offer: str, spec: str) -> str | None:
+    """Why the fleet would not take such an instance any more. The same for all of its hosts that are alike."""
+    fleet = FleetSpec.model_validate_json(spec, extra="ignore")
+    terms, blocks = kept(fleet), fleet.configuration.blocks
+    return offer_mismatch(backend, stored_offer(offer), terms.requirements, terms.limits, blocks=blocks)
 
 
 def _snapshot(row: FleetRow, members: Sequence[Any]) -> FleetSnapshot:
-    spec = FleetSpec.model_validate_json(row.spec, extra="ignore")
     nodes = json.loads(row.spec)["configuration"].get("nodes") or {"min": 0}
     return FleetSnapshot(
         id=row.id,
         project_id=row.project_id,
         name=row.name,
         status=FleetStatus(row.status),
-        instances=tuple(_member(member, spec) for member in members),
+        instances=tuple(_member(member, row.spec) for member in members),
         min_nodes=nodes["min"],
         target_nodes=nodes.get("target", nodes["min"]),
         max_nodes=nodes.get("max"),

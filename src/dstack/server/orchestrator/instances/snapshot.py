@@ -25,11 +25,7 @@ from dstack.server.orchestrator.sharing import wake_sharers
 FINISHED_JOBS = tuple(status.value for status in JobStatus if status.is_finished())
 
 # Built once: putting a statement together takes longer than running it.
-_INSTANCE = (
-    select(InstanceRow, FleetRow.spec)
-    .outerjoin(FleetRow, FleetRow.id == InstanceRow.fleet_id)
-    .where(InstanceRow.id == bindparam("instance_id"))
-)
+_INSTANCE = select(InstanceRow).where(InstanceRow.id == bindparam("instance_id"))
 _UNFINISHED_JOBS = select(JobRow.id).where(
     JobRow.instance_id == bindparam("instance_id"), JobRow.status.not_in(FINISHED_JOBS)
 )
@@ -42,13 +38,12 @@ class InstanceKind:
     effects: Mapping[type[Effect], EffectHandler] = effects.HANDLERS
 
     async def load(self, session: AsyncSession, id: UUID) -> InstanceSnapshot | None:
-        """Three queries."""
-        found = (await session.execute(_INSTANCE, {"instance_id": id})).first()
-        if found is None:
+        """Two queries; two more for one that is given up when it has been idle for long."""
+        row = await session.scalar(_INSTANCE, {"instance_id": id})
+        if row is None:
             return None
-        row, fleet_spec = found
         jobs = tuple(await session.scalars(_UNFINISHED_JOBS, {"instance_id": id}))
-        return _snapshot(row, jobs, may_shrink=await _may_shrink(session, row, fleet_spec))
+        return _snapshot(row, jobs, may_shrink=await _may_shrink(session, row))
 
     def decide(self, snapshot: InstanceSnapshot, now: datetime) -> Decision[InstanceStatus]:
         return rules.decide(snapshot, now)
@@ -135,7 +130,10 @@ async def _give_whole(session: AsyncSession, id: UUID) -> None:
     await session.execute(update(InstanceRow).where(InstanceRow.id == id).values(busy_blocks=total))
 
 
-async def _may_shrink(session: AsyncSession, row: InstanceRow, fleet_spec: str | None) -> bool:
+async def _may_shrink(session: AsyncSession, row: InstanceRow) -> bool:
+    if row.idle_duration is None or row.idle_duration < 0:
+        return False
+    fleet_spec = await session.scalar(select(FleetRow.spec).where(FleetRow.id == row.fleet_id))
     if fleet_spec is None:
         return True
     nodes = json.loads(fleet_spec)["configuration"].get("nodes")

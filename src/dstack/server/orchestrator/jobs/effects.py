@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from dstack.server.orchestrator.jobs.mounts import VolumeNotAttached, attach_vol
 from dstack.server.orchestrator.jobs.rules import PutTask, RemoveTask, StopTask
 from dstack.server.orchestrator.jobs.uploads import RepoAccess, UploadGone, read_access, read_uploads
 from dstack.server.orchestrator.world import Agent, World
+from dstack.server.planning.offers import stored_offer
 from dstack.server.planning.tasks import (
     UNLIMITED_S,
     CannotRun,
@@ -183,13 +185,15 @@ def _host(job: JobRow, spec: JobSpec, instance: InstanceRow) -> Host:
 def _offer(instance: InstanceRow) -> InstanceOfferWithAvailability:
     if instance.offer is None:
         raise Unreachable(f"Instance {instance.name} is not chosen yet")
-    return InstanceOfferWithAvailability.model_validate_json(instance.offer, extra="ignore")
+    return stored_offer(instance.offer)
 
 
 async def _nodes(session: AsyncSession, job: JobRow) -> tuple[Node, ...]:
     """All of the job's replica, in the order of their numbers."""
     query = (
-        select(JobRow.id, JobRow.gpus, JobRow.job_spec, InstanceRow)
+        select(
+            JobRow.id, JobRow.gpus, JobRow.job_spec, InstanceRow.address, InstanceRow.backend, InstanceRow.offer
+        )
         .join(InstanceRow, InstanceRow.id == JobRow.instance_id)
         .where(
             JobRow.run_id == job.run_id,
@@ -199,20 +203,25 @@ async def _nodes(session: AsyncSession, job: JobRow) -> tuple[Node, ...]:
         .order_by(JobRow.job_num)
     )
     rows = (await session.execute(query)).all()
-    return tuple(_node(*row, is_alone=len(rows) == 1) for row in rows)
+    return tuple(_node(row, is_alone=len(rows) == 1) for row in rows)
 
 
-def _node(job_id: UUID, gpus: int | None, job_spec: str, instance: InstanceRow, *, is_alone: bool) -> Node:
-    where = json.loads(instance.address or "{}")
+def _node(row: Any, *, is_alone: bool) -> Node:
+    if row.offer is None:
+        raise Unreachable("The instance of one of the nodes is not chosen yet")
+    where = json.loads(row.address or "{}")
     ip = where.get("internal_ip") or where.get("hostname") or ""
-    if instance.backend == "local" and not is_alone:
-        ip = own_address(job_id)
-    count = len(_offer(instance).instance.resources.gpus) if gpus is None else gpus
-    if is_alone:
-        return Node(ip, count)
+    if row.backend == "local" and not is_alone:
+        ip = own_address(row.id)
+    count = len(stored_offer(row.offer).instance.resources.gpus) if row.gpus is None else row.gpus
+    return Node(ip, count) if is_alone else Node(ip, count, *_node_group(row.job_spec))
+
+
+@lru_cache(maxsize=1024)
+def _node_group(job_spec: str) -> tuple[int, str, int]:
+    """Read once: each node of a task is told of all the others."""
     spec = json.loads(job_spec)
-    group = (spec["node_group_index"], spec["node_group_name"], spec["node_group_job_index"])
-    return Node(ip, count, *group)
+    return spec["node_group_index"], spec["node_group_name"], spec["node_group_job_index"]
 
 
 async def _secrets(session: AsyncSession, world: World, job: JobRow) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.agent.protocol import TaskState
 from dstack.core.configurations.profiles import RetryEvent, StartupOrder, UtilizationPolicy
 from dstack.core.events import EventTargetType
-from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus
+from dstack.core.instances import InstanceStatus
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus
 from dstack.server import clock
@@ -23,7 +23,7 @@ from dstack.server.db.engine import wake
 from dstack.server.db.queries import loads, metrics
 from dstack.server.db.tables import InstanceRow, JobMetricsPointRow, JobRow, JobVolumeRow, RunRow, VolumeRow
 from dstack.server.orchestrator import told
-from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, rank
 from dstack.server.orchestrator.jobs import effects, rules
 from dstack.server.orchestrator.jobs.policies import GpuSample, Policies
 from dstack.server.orchestrator.jobs.rules import (
@@ -36,6 +36,7 @@ from dstack.server.orchestrator.jobs.rules import (
     TellOthers,
 )
 from dstack.server.orchestrator.sharing import wake_sharers
+from dstack.server.planning.offers import stored_offer
 from dstack.server.planning.placed import Held, placed_values
 from dstack.server.planning.replicas import is_ready, takes_requests
 
@@ -132,7 +133,7 @@ class JobKind:
             wake(session, "routes")
 
     def priority(self, snapshot: JobSnapshot) -> int:
-        return snapshot.priority
+        return rank(snapshot.priority, has_begun=snapshot.status in (JobStatus.RUNNING, JobStatus.TERMINATING))
 
 
 def _snapshot(
@@ -267,7 +268,7 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
     ports = {port["container"]: port["host"] for port in (task.ports if task else ())}
     values = placed_values(
         instance.name,
-        InstanceOfferWithAvailability.model_validate_json(instance.offer, extra="ignore"),
+        stored_offer(instance.offer),
         address,
         Held(blocks, instance.total_blocks or 1, gpus),
         is_local=instance.backend == "local",
@@ -320,10 +321,10 @@ async def _let_go_of_volumes(session: AsyncSession, job: JobSnapshot, now: datet
 
 
 async def _wake_others(session: AsyncSession, job: JobSnapshot) -> None:
-    query = select(JobRow.id, JobRow.replica_num, JobRow.status).where(JobRow.run_id == job.run_id)
-    unfinished = JobRow.status.in_([JobStatus.SUBMITTED.value, JobStatus.PROVISIONING.value])
-    others: Sequence[Any] = (await session.execute(query.where(unfinished, JobRow.id != job.id))).all()
-    wake(session, *(f"job:{other.id}" for other in others))
+    """Those whose tasks are not on their hosts yet: nobody else waits for anybody."""
+    waiting = JobRow.status.in_([JobStatus.SUBMITTED.value, JobStatus.PROVISIONING.value])
+    which = (JobRow.run_id == job.run_id, JobRow.id != job.id, waiting, JobRow.provisioned_at.is_(None))
+    wake(session, *(f"job:{id}" for id in await session.scalars(select(JobRow.id).where(*which))))
 
 
 KIND = JobKind()

@@ -8,10 +8,11 @@ lower one; a lower one may take room that a higher one cannot use.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from dstack.core.configurations.profiles import ProfileParams, SpotPolicy
@@ -27,6 +28,8 @@ from dstack.server.planning.volumes import Mount, Mounted, Place, Volumes
 
 MAX_ASSIGNMENTS = 200
 """In one pass, so that a transaction stays short."""
+MAX_REASONS = 8
+"""Told to somebody whose job finds no room."""
 CREATION_RETRY = timedelta(seconds=15)
 """A job for which a backend had nothing asks for a new instance again after this."""
 NO_FLEETS = "No fleets"
@@ -191,11 +194,26 @@ class Refuse:
 Write = Assign | CreateFor | Refuse | RefuseVolumes
 
 
+class Rank(NamedTuple):
+    """An instance's place among those of its fleet. `number` settles ties."""
+
+    price: float
+    free_blocks: int
+    number: int
+    id: UUID
+
+
 class _Board:
     """The capacity that is left while the queue is gone through."""
 
     def __init__(self, snapshot: PlacementSnapshot) -> None:
         self.instances = {one.id: one for one in snapshot.instances}
+        self._ranked: dict[UUID, list[Rank]] = {}
+        for number, one in enumerate(sorted(snapshot.instances, key=_price)):
+            self._ranked.setdefault(one.fleet_id, []).append(Rank(_price(one), one.free_blocks, number, one.id))
+        for ranks in self._ranked.values():
+            ranks.sort()
+        self._numbers = {rank.id: rank.number for ranks in self._ranked.values() for rank in ranks}
         self.fleets = {one.id: one for one in snapshot.fleets}
         self.volumes = snapshot.volumes
         coming = [one for one in snapshot.instances if one.is_coming]
@@ -203,15 +221,32 @@ class _Board:
         local = {fleet.id for fleet in snapshot.fleets if fleet.is_local}
         self.is_local_coming = any(one.fleet_id in local for one in coming)
 
+    @property
+    def fleets_with_instances(self) -> list[UUID]:
+        """Those with the cheapest instance first."""
+        return list(self._ranked)
+
+    def members(self, fleet_id: UUID) -> Iterator[FreeInstance]:
+        """Instances of the fleet with room: cheapest first, among them those with the least room."""
+        members = (self.instances[rank.id] for rank in self._ranked.get(fleet_id, ()))
+        return (one for one in members if one.free_blocks > 0)
+
     def take(self, taken: Assign, sign: int = 1) -> None:
         instance = self.instances[taken.instance.id]
         gpus = sign * taken.gpus
-        for one in list(self.instances.values()):
-            if one.id == instance.id:
-                blocks = one.busy_blocks + sign * taken.blocks
-                self.instances[one.id] = replace(one, busy_blocks=blocks, busy_gpus=one.busy_gpus + gpus)
-            elif instance.is_local and one.is_local and gpus:  # the same machine, by way of another fleet
-                self.instances[one.id] = replace(one, busy_gpus=one.busy_gpus + gpus)
+        blocks = instance.busy_blocks + sign * taken.blocks
+        self._change(replace(instance, busy_blocks=blocks, busy_gpus=instance.busy_gpus + gpus))
+        if instance.is_local and gpus:  # the same machine, by way of another fleet
+            for one in list(self.instances.values()):
+                if one.is_local and one.id != instance.id:
+                    self.instances[one.id] = replace(one, busy_gpus=one.busy_gpus + gpus)
+
+    def _change(self, instance: FreeInstance) -> None:
+        ranks, number = self._ranked[instance.fleet_id], self._numbers[instance.id]
+        before = Rank(_price(instance), self.instances[instance.id].free_blocks, number, instance.id)
+        del ranks[bisect_left(ranks, before)]
+        insort(ranks, before._replace(free_blocks=instance.free_blocks))
+        self.instances[instance.id] = instance
 
     def give_back(self, taken: Assign) -> None:
         self.take(taken, sign=-1)
@@ -294,7 +329,7 @@ def _place_existing(group: tuple[WaitingJob, ...], board: _Board) -> list[Assign
 def _fleets_with_instances(job: WaitingJob, board: _Board) -> list[UUID]:
     if job.fleet_id is not None:
         return [job.fleet_id]
-    return list(dict.fromkeys(one.fleet_id for one in sorted(board.instances.values(), key=_price)))
+    return board.fleets_with_instances
 
 
 def _price(instance: FreeInstance) -> float:
@@ -305,11 +340,10 @@ def _best(job: WaitingJob, fleet_id: UUID, board: _Board) -> Assign | None:
     fleet = board.fleets.get(fleet_id)
     if fleet is None or not _allows_fleet(job, fleet):
         return None
-    members = [one for one in board.instances.values() if one.fleet_id == fleet_id and one.free_blocks > 0]
-    if not members or isinstance(needed := _needed_of_existing(job, fleet), NotUsable):
+    if isinstance(needed := _needed_of_existing(job, fleet), NotUsable):
         return None
     asking = replace(job, requirements=needed)
-    for instance in sorted(members, key=lambda one: (_price(one), one.free_blocks)):
+    for instance in board.members(fleet_id):
         share = share_for(asking, instance) if _allows_instance(job, instance, fleet) else None
         mounted = volumes.choose(job.mounts, board.volumes, instance.place, instance.id)
         if share is not None and mounted is not None:
@@ -477,8 +511,15 @@ def explain(
         for fleet in allowed
         if fleet.room > 0 and isinstance(terms := terms_of(job, fleet), NotUsable)
     ]
-    shown = "; ".join(dict.fromkeys(reasons)) or f"fleets {', '.join(f.name for f in allowed)} may not grow"
+    shown = _listed(reasons) or f"fleets {', '.join(f.name for f in allowed)} may not grow"
     return f"No capacity for {nodes} node{'s' if nodes > 1 else ''}: {shown}"
+
+
+def _listed(reasons: Iterable[str]) -> str:
+    """The first few: a fleet may have a thousand instances."""
+    different = list(dict.fromkeys(reasons))
+    more = len(different) - MAX_REASONS
+    return "; ".join(different[:MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _why_not(job: WaitingJob, instance: FreeInstance, fleet: GrowingFleet) -> str:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.core.configurations.mounts import MountPoint
 from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
 from dstack.core.fleets import FleetSpec, FleetStatus
-from dstack.core.instances import InstanceOfferWithAvailability, InstanceStatus, Requirements
+from dstack.core.instances import InstanceStatus, Requirements
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
 from dstack.core.server_config import REMOTE_BACKENDS
@@ -25,7 +26,7 @@ from dstack.server.db.engine import wake
 from dstack.server.db.queries import instances as instance_queries
 from dstack.server.db.queries import sharing
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
-from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot, rank
 from dstack.server.orchestrator.placement import mounting, rules
 from dstack.server.orchestrator.placement.rules import (
     Assign,
@@ -40,15 +41,32 @@ from dstack.server.orchestrator.placement.rules import (
     WaitingJob,
 )
 from dstack.server.planning.new_instance import instance_values
+from dstack.server.planning.offers import stored_offer
 from dstack.server.planning.placed import Held, placed_values
 from dstack.server.planning.volumes import mounts_of
 
 MAX_LOADED = 500
 """Waiting jobs looked at in one pass: the first of the queue."""
 UNLIMITED = 10_000
+MAX_PRIORITY = 100
+"""Of a run."""
 LOCAL = "local"
 _MOUNTS: TypeAdapter[list[MountPoint] | None] = TypeAdapter(list[MountPoint] | None)
 T = TypeVar("T")
+_INSTANCES = select(
+    InstanceRow.id,
+    InstanceRow.name,
+    InstanceRow.fleet_id,
+    InstanceRow.backend,
+    InstanceRow.status,
+    InstanceRow.offer,
+    InstanceRow.total_blocks,
+    InstanceRow.busy_blocks,
+    InstanceRow.address,
+    InstanceRow.instance_num,
+    InstanceRow.terminate_requested,
+    InstanceRow.unreachable_since,
+)
 _GONE = (InstanceStatus.TERMINATING.value, InstanceStatus.TERMINATED.value)
 
 
@@ -68,7 +86,7 @@ class PlacementKind:
         types = await _backend_types(session, {fleet.project_id for fleet, _ in fleets})
         ids = [fleet.id for fleet, _ in fleets]
         living = (InstanceRow.fleet_id.in_(ids), InstanceRow.status.not_in(_GONE))
-        rows = list(await session.scalars(select(InstanceRow).where(*living)))
+        rows = (await session.execute(_INSTANCES.where(*living))).all()
         usable = [row for row in rows if row.terminate_requested is None and _is_reachable(row)]
         has_own = any(row.backend == LOCAL for row in usable)
         own_gpus = await instance_queries.count_own_gpus(session) if has_own else 0
@@ -114,10 +132,10 @@ class PlacementKind:
             await _take(session, instance_id, blocks)
 
     def priority(self, snapshot: PlacementSnapshot) -> int:
-        return 100
+        return rank(MAX_PRIORITY, has_begun=True)
 
 
-def _is_reachable(row: InstanceRow) -> bool:
+def _is_reachable(row: Any) -> bool:
     """The local agent ends when it has nothing to do, and is started again for the next job."""
     return row.unreachable_since is None or row.backend == LOCAL
 
@@ -210,34 +228,32 @@ def _tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _instance(row: InstanceRow, busy_gpus: int) -> FreeInstance:
-    offer = None
-    if row.offer is not None:
-        offer = InstanceOfferWithAvailability.model_validate_json(row.offer, extra="ignore")
+def _instance(row: Any, busy_gpus: int) -> FreeInstance:
+    hostname, zone = _whereabouts(row.address) if row.address else (None, "")
     return FreeInstance(
         id=row.id,
         name=row.name,
         fleet_id=row.fleet_id or row.id,
         backend=row.backend or "",
         status=InstanceStatus(row.status),
-        offer=offer,
+        offer=None if row.offer is None else stored_offer(row.offer),
         total_blocks=row.total_blocks or 0,
         busy_blocks=row.busy_blocks,
         busy_gpus=busy_gpus,
-        zone=_zone(row),
+        zone=zone,
         num=row.instance_num,
-        hostname=json.loads(row.address).get("hostname") if row.address else None,
+        hostname=hostname,
     )
 
 
-def _zone(row: InstanceRow) -> str:
-    details = json.loads(row.address).get("details") if row.address else None
-    return str((details or {}).get("availability_zone") or "")
+@lru_cache(maxsize=4096)
+def _whereabouts(address: str) -> tuple[str | None, str]:
+    """Its host name and its availability zone."""
+    told = json.loads(address)
+    return told.get("hostname"), str((told.get("details") or {}).get("availability_zone") or "")
 
 
-def _fleet(
-    row: FleetRow, project_name: str, types: Sequence[str], instances: Iterable[InstanceRow]
-) -> GrowingFleet:
+def _fleet(row: FleetRow, project_name: str, types: Sequence[str], instances: Iterable[Any]) -> GrowingFleet:
     configuration = json.loads(row.spec)["configuration"]
     allowed = configuration.get("backends")
     wire = {name: "remote" if name in REMOTE_BACKENDS else name for name in types}
@@ -259,8 +275,14 @@ def _fleet(
         is_local=is_local,
         backends=tuple(wire[name] for name in usable),
         own_backends=tuple(usable),
-        spec=FleetSpec.model_validate_json(row.spec, extra="ignore"),
+        spec=_spec(row.spec),
     )
+
+
+@lru_cache(maxsize=64)
+def _spec(text: str) -> FleetSpec:
+    """Read once: one with many hosts is long. Not to be changed."""
+    return FleetSpec.model_validate_json(text, extra="ignore")
 
 
 async def _assign(session: AsyncSession, writes: Sequence[Assign]) -> None:

@@ -23,7 +23,7 @@ from dstack.server.db.engine import wake
 from dstack.server.db.queries import loads
 from dstack.server.db.tables import JobRow, RunRow
 from dstack.server.orchestrator import told
-from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, rank
 from dstack.server.orchestrator.runs import rules, writes
 from dstack.server.orchestrator.runs.facts import GroupFacts, Load, RunSnapshot, SubmissionFacts
 from dstack.server.planning.replicas import ReplicaGroupPlan, groups_of
@@ -104,7 +104,7 @@ class RunKind:
             wake(session, "routes")
 
     def priority(self, snapshot: RunSnapshot) -> int:
-        return snapshot.priority
+        return rank(snapshot.priority, has_begun=snapshot.status in (RunStatus.RUNNING, RunStatus.TERMINATING))
 
 
 def _status_values(run: RunSnapshot, decision: Decision[Any], now: datetime) -> dict[str, Any]:
