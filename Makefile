@@ -34,6 +34,10 @@ $(STAMP): requirements/dev.txt pyproject.toml
 published-client: setup ## installs the published client, which tests run against the server, into .venv-published
 	@scripts/install-published-client $(BIN)/python
 
+.PHONY: openai-js
+openai-js: ## installs OpenAI's client for JavaScript, which a test runs against the server, into .cache
+	@scripts/install-openai-js
+
 .PHONY: packages
 packages: ## installs the Debian packages that the tests need (as root), or says what is missing
 	@scripts/install-test-packages
@@ -65,11 +69,11 @@ types: setup ## mypy, strict
 	mypy
 
 .PHONY: test
-test: setup packages published-client check ## everything CI asks for: linters, contracts, types, all tests
+test: setup packages published-client openai-js check ## everything CI asks for: linters, contracts, types, all tests
 	@python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 .PHONY: e2e
-e2e: setup published-client ## the end-to-end tests alone
+e2e: setup published-client openai-js ## the end-to-end tests alone
 	python -m pytest -n $(WORKERS) --dist loadgroup tests/e2e
 
 .PHONY: bench

@@ -42,7 +42,7 @@ def client(cli: Cli, free_port: int) -> Iterator[OpenAI]:
     status, out = cli("apply", "-y", "-d", *variables_of_the_job())
     assert status == 0, out
     wait_for("the model", lambda: is_ready(cli), 240)
-    url = f"{cli.server.url}/proxy/services/main/llm/v1"
+    url = f"{cli.server.url}/proxy/models/main"
     with OpenAI(base_url=url, api_key=TOKEN, max_retries=0, timeout=100) as client:
         yield client
 
@@ -85,3 +85,5 @@ def test_a_real_model_answers_whole_and_in_a_stream_and_errors_reach_the_sdk(cli
         client.chat.completions.create(model=MODEL, messages="not a list", max_tokens=1)  # type: ignore[arg-type]
     with pytest.raises(openai.PermissionDeniedError):
         client.with_options(api_key="no-such-token").models.list()
+    direct = client.with_options(base_url=str(client.base_url).replace("models/main", "services/main/llm/v1"))
+    assert MODEL in [model.id for model in direct.models.list()]

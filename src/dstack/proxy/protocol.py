@@ -26,6 +26,8 @@ from dstack.proxy.headers import CHUNKED, BadMessage, Hop, RequestHead, check_pa
 from dstack.proxy.repeated import RequestHeads
 
 SERVICES = b"/proxy/services/"
+CUT = "dstack.cut"
+"""ASGI extension: `cut(hard=…)` ends the connection, so that an answer is seen to be half."""
 HEAD_TIMEOUT = 60.0
 """Seconds in which a request's head must be whole."""
 DISCARD_TIMEOUT = 5.0
@@ -241,6 +243,7 @@ class ProxyHttpProtocol(HttpToolsProtocol):
     def _hand_to_asgi(self, head: bytes, request: RequestHead) -> None:
         self._state = _State.ASGI
         super().data_received(head)
+        self.scope.setdefault("extensions", {})[CUT] = self.cut  # type: ignore[assignment] # a key of our own
         if request.upgrade is not None and self.transport.get_protocol() is not self:
             self._state = _State.CLOSING  # the connection is a WebSocket's now
             if self._quiet_timer is not None:

@@ -41,3 +41,27 @@ class WatchedRepo(ProxyRepo, Protocol):
     def next_change(self) -> asyncio.Future[None]:
         """Done at the next change of any service; never cancelled."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What clients call by `name`, and the service behind it."""
+
+    name: str
+    created: int
+    """When, in seconds since 1970."""
+    service: Service
+    prefix: str | None = None
+    """Of the replicas' OpenAI API, such as `/v1`; None: they speak the protocol of TGI."""
+    chat_template: str | None = None
+    """TGI: Jinja template of the prompt; None: the replica knows its own."""
+    eos_token: str | None = None
+    """TGI: where generating stops; None: the replica knows its own."""
+    host: bytes | None = None
+    """What replicas get as `Host`; None: the client's."""
+
+
+class ModelRepo(Protocol):
+    def list_models(self, project: str) -> tuple[Model, ...] | Awaitable[tuple[Model, ...]]:
+        """Those that can be used now, each name once. At once where known, else to be awaited."""
+        ...

@@ -127,6 +127,7 @@ async def serve(settings: Settings) -> None:
                     max_body_bytes=settings.service_max_body_size,
                     holding=HoldLimits(settings.service_hold_timeout, settings.service_hold_limit),
                 )
+                app.mount("/proxy/models", proxy.models)
                 proxy.start()
                 try:
                     http = _Server(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import uvicorn
@@ -251,17 +252,26 @@ async def proxy(replica: Replica) -> AsyncIterator[Proxy]:
     deps = ProxyDependencies(
         repo, StaticAuth(), pool=Pool(timeout=0.8), waking=waking, max_body_bytes=MAX_BODY_BYTES
     )
+    async with serving(asgi_app, deps) as port:
+        yield Proxy(port, deps, services, repo)
+
+
+@asynccontextmanager
+async def serving(app: Any, deps: ProxyDependencies) -> AsyncIterator[int]:
+    """An HTTP server with the proxy under it; its port."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        asgi_app, http=make_http_protocol(deps), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        app, http=make_http_protocol(deps), lifespan="off", log_config=None, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([sock]))
     while not server.started:  # noqa: ASYNC110 # uvicorn has no event for it
         await asyncio.sleep(0.01)
-    yield Proxy(sock.getsockname()[1], deps, services, repo)
-    deps.pool.close()
-    server.should_exit = True
-    server.force_exit = True
-    await task
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        deps.pool.close()
+        server.should_exit = True
+        server.force_exit = True
+        await task

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 from datetime import datetime, timedelta
+from typing import Any
 
 from tests.fixtures.rows import EPOCH, job_row, project_row, run_row, user_row
 
-from dstack.proxy.repo import Service
+from dstack.proxy.repo import Model, Service
 from dstack.server.db.engine import Database
 from dstack.server.proxy.auth import ServerProxyAuth
 from dstack.server.proxy.repo import ServerProxyRepo
@@ -50,6 +51,75 @@ async def test_b5_routes_are_read_once_and_again_after_a_change(database: Databa
     changed = await found(repo, "web")
     assert changed is not None
     assert changed.replicas == ("127.0.0.1:8000", "127.0.0.1:8001")
+    repo.close()
+
+
+def model_spec(name: str, **configuration: Any) -> dict[str, str]:
+    """Columns of a service with a model."""
+    model = {"name": name, "format": "openai", "type": "chat", "prefix": "/api"}
+    fields = {"type": "service", "auth": True, "strip_prefix": True, "model": model, **configuration}
+    shown = {"url": "/proxy/services/main/x/", "model": {"name": name, "base_url": "/", "type": "chat"}}
+    return {"run_spec": json.dumps({"configuration": fields}), "service_spec": json.dumps(shown)}
+
+
+async def test_models_are_those_of_services_that_can_be_used_and_the_newest_has_the_name(
+    database: Database,
+) -> None:
+    user = user_row()
+    project, other = project_row(user), project_row(user, "other")
+    tgi = {"name": "tgi", "format": "tgi", "type": "chat", "chat_template": "{{ 1 }}", "eos_token": "</s>"}
+    scaling = {"replicas": {"min": 0, "max": 1}, "scaling": {"metric": "rps", "target": 1}}
+    away = model_spec("away") | {
+        "service_spec": json.dumps({"url": "https://x.example", "model": {"name": "away"}})
+    }
+    specs: dict[str, dict[str, Any]] = {
+        "first": model_spec("llama"),
+        "second": model_spec("llama"),
+        "starting": model_spec("llama"),
+        "tgi": model_spec("tgi", model=tgi),
+        "sleeping": model_spec("sleeping", **scaling),
+        "over": model_spec("over") | {"finished_at": EPOCH},
+        "away": away,
+        "plain": {"run_spec": SPEC, "service_spec": service_spec()},
+    }
+    runs = {
+        name: run_row(project, user, name, **columns, submitted_at=EPOCH + timedelta(minutes=number))
+        for number, (name, columns) in enumerate(specs.items())
+    }
+    theirs = run_row(other, user, "theirs", **model_spec("theirs"))
+    jobs = [
+        job_row(run, status="running", registered=name != "starting", service_address=f"127.0.0.1:{number}")
+        for number, (name, run) in enumerate(runs.items())
+        if name != "sleeping"
+    ]
+    async with database.transaction() as session:
+        for rows in ([user], [project, other], [*runs.values(), theirs], jobs):
+            session.add_all(rows)
+            await session.flush()
+    repo = ServerProxyRepo(database)
+
+    async def listed() -> tuple[Model, ...]:
+        answer = repo.list_models("main")
+        return answer if isinstance(answer, tuple) else await answer
+
+    models = {model.name: model for model in await listed()}
+    assert set(models) == {"llama", "tgi", "sleeping"}
+    assert (models["llama"].service.run, models["llama"].prefix) == ("second", "/api")
+    assert models["llama"].created == int((EPOCH + timedelta(minutes=1)).timestamp())
+    assert models["llama"].service.replicas == ("127.0.0.1:1",)
+    assert models["sleeping"].service.wakes
+    assert (models["tgi"].prefix, models["tgi"].chat_template, models["tgi"].eos_token) == (
+        None,
+        "{{ 1 }}",
+        "</s>",
+    )
+    assert isinstance(repo.list_models("main"), tuple), "it is remembered"
+
+    async with database.transaction() as session:
+        row = await session.get_one(type(jobs[0]), jobs[1].id)
+        row.registered = False
+    database.wakeups.publish(["routes"])
+    assert {model.name: model.service.run for model in await listed()}["llama"] == "first"
     repo.close()
 
 

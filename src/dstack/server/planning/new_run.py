@@ -55,6 +55,6 @@ def service_spec(run_spec: RunSpec, *, project_name: str, run_name: str) -> Serv
         return ServiceSpec(url=url)
     base_url = f"/proxy/models/{project_name}/"
     if isinstance(model, OpenAIChatModel):
-        base_url = url + model.prefix.strip("/")
+        base_url = (url + model.prefix.strip("/")).rstrip("/")
     shown = ServiceModelSpec(name=model.name, base_url=base_url, type=model.type)
     return ServiceSpec(url=url, model=shown, options={"openai": {"model": model.model_dump(mode="json")}})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dstack.proxy.deps import DEFAULT_TIMEOUT, ProxyDependencies, parse_networks
+from dstack.proxy.openai.app import ModelsApp
+from dstack.proxy.openai.upstream import ServiceUpstream
 from dstack.proxy.pool import Pool
 from dstack.proxy.stats import ServiceStats
 from dstack.proxy.waking import HoldLimits, Waking
@@ -24,6 +26,8 @@ class InServerProxy:
 
     dependencies: ProxyDependencies
     loads: LoadReporter
+    models: ModelsApp
+    """To be mounted at `/proxy/models`."""
 
     def start(self) -> None:
         """Needs a running event loop."""
@@ -32,6 +36,7 @@ class InServerProxy:
     async def stop(self) -> None:
         """Once the HTTP server has stopped."""
         await self.loads.stop()
+        await self.models.close()
         self.dependencies.pool.close()
 
 
@@ -61,4 +66,11 @@ def in_server_proxy(
         max_body_bytes=max_body_bytes,
         trusted_proxies=parse_networks(trusted_proxies),
     )
-    return InServerProxy(dependencies, loads)
+    models = ModelsApp(
+        repo,
+        dependencies.auth,
+        ServiceUpstream(dependencies),
+        max_body_bytes=max_body_bytes,
+        is_trusted=dependencies.is_trusted,
+    )
+    return InServerProxy(dependencies, loads, models)

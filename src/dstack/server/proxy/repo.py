@@ -10,31 +10,32 @@ import asyncio
 import json
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Row, Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import Unpack
 
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
 from dstack.proxy.limits import RateLimit
-from dstack.proxy.repo import Service
+from dstack.proxy.repo import Model, Service
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import JobRow, ProjectRow, RunRow
 from dstack.server.planning.replicas import groups_of
+from dstack.server.proxy.remembered import Remembered
 
 ROUTES = "routes"
 """The wake-up that empties the cache."""
-MAX_CACHED_ROUTES = 10_000
-
-_Key = tuple[str, str]
 
 
 class ServerProxyRepo:
-    """A `ProxyRepo`. `close()` ends the listening for changes."""
+    """A `ProxyRepo` and a `ModelRepo`. `close()` ends the listening for changes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._services: dict[_Key, Service | None] = {}
-        self._loading: dict[_Key, asyncio.Task[Service | None]] = {}
+        self._services: Remembered[tuple[str, str], Service | None] = Remembered(self._read_service)
+        self._models: Remembered[str, tuple[Model, ...]] = Remembered(self._read_models)
         self._next_change: asyncio.Future[None] | None = None
         self._end_listening = database.wakeups.listen(self._on_wakeup)
 
@@ -43,13 +44,11 @@ class ServerProxyRepo:
         self._forget()
 
     def find_service(self, project: str, run: str) -> Service | Awaitable[Service | None] | None:
-        key = (project, run)
-        if key in self._services:
-            return self._services[key]
-        loading = self._loading.get(key)
-        if loading is None:
-            loading = self._loading[key] = asyncio.get_running_loop().create_task(self._load(key))
-        return asyncio.shield(loading)
+        return self._services.find((project, run))
+
+    def list_models(self, project: str) -> tuple[Model, ...] | Awaitable[tuple[Model, ...]]:
+        """Of several runs with the same name of the model, the newest's."""
+        return self._models.find(project)
 
     def next_change(self) -> asyncio.Future[None]:
         if self._next_change is None:
@@ -65,57 +64,95 @@ class ServerProxyRepo:
             change.set_result(None)
 
     def _forget(self) -> None:
-        self._services.clear()
-        self._loading.clear()  # who waits gets what was read; who comes now has it read again
+        self._services.forget()
+        self._models.forget()
 
-    async def _load(self, key: _Key) -> Service | None:
-        task = asyncio.current_task()
-        try:
-            service = await self._read(*key)
-            if self._loading.get(key) is task:
-                if len(self._services) >= MAX_CACHED_ROUTES:
-                    self._services.clear()
-                self._services[key] = service
-            return service
-        finally:
-            if self._loading.get(key) is task:
-                del self._loading[key]
-
-    async def _read(self, project: str, run: str) -> Service | None:
-        newest = (
-            select(RunRow.id, RunRow.run_spec, RunRow.service_spec, RunRow.status, RunRow.stop_requested)
-            .join(ProjectRow, ProjectRow.id == RunRow.project_id)
-            .where(ProjectRow.name == project, ProjectRow.deleted.is_(False))
-            .where(RunRow.run_name == run, RunRow.deleted.is_(False), RunRow.finished_at.is_(None))
-            .order_by(RunRow.submitted_at.desc())
-            .limit(1)
-        )
+    async def _read_service(self, key: tuple[str, str]) -> Service | None:
+        project, run = key
+        newest = _active_runs(project).where(RunRow.run_name == run).limit(1)
         async with self._database.session() as session:
             row = (await session.execute(newest)).one_or_none()
             if row is None or row.service_spec is None or not _is_served_here(row.service_spec):
                 return None
-            replicas = await session.execute(
-                select(JobRow.service_address, JobRow.healthy)
-                .where(JobRow.run_id == row.id, JobRow.status == JobStatus.RUNNING.value)
-                .where(JobRow.registered.is_(True), JobRow.service_address.is_not(None))
-                .order_by(JobRow.replica_num)
-            )
-            addresses = _preferred([(address, healthy) for address, healthy in replicas if address is not None])
-        spec = json.loads(row.run_spec)
-        configuration = spec.get("configuration", {})
-        model = configuration.get("model") or {}
-        is_ending = row.stop_requested is not None or row.status == RunStatus.TERMINATING.value
-        return Service(
-            id=str(row.id),
-            project=project,
-            run=run,
-            auth=configuration.get("auth", True),
-            strip_prefix=configuration.get("strip_prefix", True),
-            replicas=addresses,
-            wakes=not is_ending and any(group.low == 0 and group.scaling for group in groups_of(spec)),
-            rate_limits=tuple(_rate_limit(limit) for limit in configuration.get("rate_limits") or ()),
-            is_cors_open=model.get("format") == "openai",
+            replicas = await _replicas(session, [row.id])
+        return _service(project, row, replicas[row.id])
+
+    async def _read_models(self, project: str) -> tuple[Model, ...]:
+        async with self._database.session() as session:
+            found = await session.execute(_active_runs(project).where(RunRow.service_spec.is_not(None)))
+            rows = [row for row in found if _has_model(row.service_spec)]
+            replicas = await _replicas(session, [row.id for row in rows])
+        models: dict[str, Model] = {}
+        for row in rows:
+            service = _service(project, row, replicas[row.id])
+            if service.replicas or service.wakes:
+                model = _model(row, service)
+                models.setdefault(model.name, model)
+        return tuple(models.values())
+
+
+def _active_runs(project: str) -> Select[Unpack[tuple[Any, ...]]]:
+    """Newest first."""
+    return (
+        select(
+            RunRow.id, RunRow.run_name, RunRow.run_spec, RunRow.service_spec, RunRow.status, RunRow.stop_requested,
+            RunRow.submitted_at,
         )
+        .join(ProjectRow, ProjectRow.id == RunRow.project_id)
+        .where(ProjectRow.name == project, ProjectRow.deleted.is_(False))
+        .where(RunRow.deleted.is_(False), RunRow.finished_at.is_(None))
+        .order_by(RunRow.submitted_at.desc(), RunRow.id)
+    )  # fmt: skip
+
+
+async def _replicas(session: AsyncSession, run_ids: Sequence[UUID]) -> Mapping[UUID, tuple[str, ...]]:
+    """Addresses of those that take traffic."""
+    found = await session.execute(
+        select(JobRow.run_id, JobRow.service_address, JobRow.healthy)
+        .where(JobRow.run_id.in_(run_ids), JobRow.status == JobStatus.RUNNING.value)
+        .where(JobRow.registered.is_(True), JobRow.service_address.is_not(None))
+        .order_by(JobRow.replica_num)
+    )
+    by_run: dict[UUID, list[tuple[str, bool]]] = {run_id: [] for run_id in run_ids}
+    for run_id, address, is_healthy in found:
+        if address is not None:
+            by_run[run_id].append((address, is_healthy))
+    return {run_id: _preferred(replicas) for run_id, replicas in by_run.items()}
+
+
+def _service(project: str, row: Row[Unpack[tuple[Any, ...]]], replicas: tuple[str, ...]) -> Service:
+    spec = json.loads(row.run_spec)
+    configuration = spec.get("configuration", {})
+    model = configuration.get("model") or {}
+    is_ending = row.stop_requested is not None or row.status == RunStatus.TERMINATING.value
+    return Service(
+        id=str(row.id),
+        project=project,
+        run=row.run_name,
+        auth=configuration.get("auth", True),
+        strip_prefix=configuration.get("strip_prefix", True),
+        replicas=replicas,
+        wakes=not is_ending and any(group.low == 0 and group.scaling for group in groups_of(spec)),
+        rate_limits=tuple(_rate_limit(limit) for limit in configuration.get("rate_limits") or ()),
+        is_cors_open=model.get("format") == "openai",
+    )
+
+
+def _has_model(service_spec: str) -> bool:
+    return json.loads(service_spec).get("model") is not None and _is_served_here(service_spec)
+
+
+def _model(row: Row[Unpack[tuple[Any, ...]]], service: Service) -> Model:
+    model = json.loads(row.run_spec)["configuration"]["model"]
+    is_openai = model["format"] == "openai"
+    return Model(
+        name=model["name"],
+        created=int(row.submitted_at.timestamp()),
+        service=service,
+        prefix=model.get("prefix", "/v1") if is_openai else None,
+        chat_template=model.get("chat_template"),
+        eos_token=model.get("eos_token"),
+    )
 
 
 def _rate_limit(limit: Mapping[str, Any]) -> RateLimit:
