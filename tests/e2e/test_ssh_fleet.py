@@ -8,40 +8,12 @@ from typing import Any
 
 import pytest
 from tests.e2e.harness import Cli, ServerProcess, wait_for
+from tests.e2e.on_prem import apply, instances, ssh_fleet, wait_idle
 from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 from tests.fixtures.systemd_host import SystemdHost
 
 OLDER = '__version__ = "0.0.1"\n'
-
-
-def ssh_fleet(where: SSHNetwork, hosts: list[Any], **ssh: Any) -> dict[str, Any]:
-    key = {"public": "", "private": where.key_path.read_text()}
-    ssh_config = {"user": "root", "ssh_key": key, "hosts": hosts, **ssh}
-    configuration = {"type": "fleet", "name": "onprem", "ssh_config": ssh_config}
-    return {"configuration": configuration, "profile": {"name": "default"}}
-
-
-def apply(server: ServerProcess, spec: dict[str, Any]) -> dict[str, Any]:
-    current = server.post("/api/project/main/fleets/get_plan", {"spec": spec})["current_resource"]
-    body = {"plan": {"spec": spec, "current_resource": current}, "force": False}
-    fleet: dict[str, Any] = server.post("/api/project/main/fleets/apply", body)
-    return fleet
-
-
-def instances(server: ServerProcess) -> list[dict[str, Any]]:
-    fleet = server.post("/api/project/main/fleets/get", {"name": "onprem"})
-    found: list[dict[str, Any]] = fleet["instances"]
-    return found
-
-
-def wait_idle(server: ServerProcess, count: int) -> list[dict[str, Any]]:
-    def idle() -> list[dict[str, Any]] | None:
-        found = instances(server)
-        return found if [one["status"] for one in found] == ["idle"] * count else None
-
-    wait_for(f"{count} idle hosts, of {instances(server)}", idle, 60)
-    return instances(server)
 
 
 def test_a_host_becomes_idle_runs_a_job_and_is_left_as_it_was(cli: Cli, ssh_network: SSHNetwork) -> None:

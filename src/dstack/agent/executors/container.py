@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from dstack.agent import processes, reach, usage, within
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
@@ -61,6 +61,8 @@ class ContainerExecutor:
         self._flows: Dict[str, asyncio.Task[None]] = {}
         self._stops: Dict[str, asyncio.Event] = {}
         self._known: Dict[str, Dict[str, Any]] = {}
+        self._out_of_sight: Set[str] = set()
+        """Tasks that ran when Docker stopped answering, until it tells that their containers still run."""
         self._helpers: Dict[str, List[helper.HelperProgram]] = {}
 
     def ensure(self, task: Task) -> None:
@@ -87,6 +89,7 @@ class ContainerExecutor:
     async def forget(self, task: Task) -> None:
         self._stops.pop(task.id, None)
         self._known.pop(task.id, None)
+        self._out_of_sight.discard(task.id)
         try:
             await self._remove(task)
         except DockerUnreachable as error:  # what it leaves is removed by `remove_leftovers`
@@ -167,6 +170,7 @@ class ContainerExecutor:
                 if task.state.status != RUNNING:
                     self._tasks.end(task, CREATING_FAILED, str(error))
                     return
+                self._out_of_sight.add(task.id)
                 if task.state.message != str(error):
                     self._tasks.update(task, message=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -199,6 +203,8 @@ class ContainerExecutor:
                 return
         if task.state.status == RUNNING:
             await container_exec.hang_up_leftovers(self._docker, found, self._agent_id)
+        if found["State"]["Running"]:
+            self._out_of_sight.discard(task.id)
         self._running(task, found)
         await self._follow(task, found["Id"])
 
@@ -281,7 +287,10 @@ class ContainerExecutor:
             await pumping
             await self._read_log(task, container, follow=False)  # following may miss the last of it
             found = await self._inspect(container)
-            self._tasks.end(task, *_ending(task, found["State"]))
+            reason, message, status = _ending(task, found["State"])
+            if reason == EXITED_WITH_ERROR and not message and task.id in self._out_of_sight:
+                message = "Docker was stopped or restarted on the host, and the container ended with it"
+            self._tasks.end(task, reason, message, status)
         finally:
             for part in (pumping, stopping):
                 part.cancel()

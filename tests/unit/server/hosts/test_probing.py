@@ -45,7 +45,7 @@ def test_a_host_that_can_run_jobs_is_taken_as_it_is(found: HostProbe) -> None:
         (replace(FIT, system="FreeBSD"), "ubuntu@10.0.0.5 runs FreeBSD; dstack needs Linux"),
         (
             replace(FIT, free_bytes=NEEDED_BYTES - 1),
-            "ubuntu@10.0.0.5 has 99 MiB free for /var/lib/dstack; at least 100 MiB are needed",
+            "The disk of ubuntu@10.0.0.5 is too full: 99 MiB are free for /var/lib/dstack, 100 MiB are needed",
         ),
         (
             replace(FIT, docker="denied", as_root=False),

@@ -101,7 +101,9 @@ def checked(found: HostProbe, target: SSHTarget) -> HostProbe:
         raise HostUnfit(f"{target} runs {found.system}; dstack needs Linux")
     if found.free_bytes < NEEDED_BYTES:
         free, needed = found.free_bytes // 2**20, NEEDED_BYTES // 2**20
-        raise HostUnfit(f"{target} has {free} MiB free for {found.folder}; at least {needed} MiB are needed")
+        raise HostUnfit(
+            f"The disk of {target} is too full: {free} MiB are free for {found.folder}, {needed} MiB are needed"
+        )
     if found.docker == "denied" and not found.as_root:
         raise HostUnfit(
             f"{found.user} may not use Docker on {target} and has no passwordless sudo; "
