@@ -15,6 +15,7 @@ from typing import List, Optional
 
 from dstack.agent import host, http, logs, service, within
 from dstack.agent.docker import Docker, DockerError
+from dstack.agent.executors.cgroups import Cgroups
 from dstack.agent.executors.container import ContainerExecutor
 from dstack.agent.executors.process import ProcessExecutor
 from dstack.agent.gpu.detect import detect
@@ -116,7 +117,9 @@ class AgentProcess:
         self.http = http.HttpServer(self.agent.handle)
         self._folder = folder
         self._notify_path = os.path.join(folder, "notify.sock")
-        self.processes = ProcessExecutor(self.tasks, pool, self._notify_path, options.log_limit_bytes)
+        self.limits = Cgroups(self.agent.agent_id)
+        self.agent.limits_error = self.limits.error
+        self.processes = ProcessExecutor(self.tasks, pool, self._notify_path, options.log_limit_bytes, self.limits)
         self.agent.add(self.processes)
         docker = self.agent.docker = Docker(options.docker_socket)
         self.containers = ContainerExecutor(self.tasks, pool, docker, self.agent.agent_id)
@@ -136,8 +139,11 @@ class AgentProcess:
         loop.add_signal_handler(signal.SIGCHLD, self.processes.reap)
         self.tasks.on_change = self._changed
         self.agent.resume()
+        self.processes.remove_leftovers()
         await self.http.start(os.path.join(self._folder, "agent.sock"), self._socket_user)
         _log.info("the agent serves %s", self._folder)
+        if self.limits.error:
+            _log.warning("%s", self.limits.error)
         checking = asyncio.ensure_future(self._check())
         cleaning = asyncio.ensure_future(self._remove_leftovers())
         await self._stopping.wait()
@@ -146,6 +152,7 @@ class AgentProcess:
         await self.http.stop()
         for executor in self.agent.executors.values():
             await executor.close()
+        self.limits.close()
         loop.remove_reader(notifications)
         notifications.close()
 

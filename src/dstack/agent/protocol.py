@@ -167,7 +167,7 @@ class TaskSpec(_Message):
     gpu: int = 0
     """How many GPUs; -1 all."""
     cpu: float = 0
-    """Limit of a container in cores; 0 none. Processes are not limited."""
+    """Limit in cores; 0 none. A process has it where the agent can limit processes (`AgentInfo.limits_error`)."""
     memory_bytes: int = 0
     """The same of its memory."""
     shm_size_bytes: int = 0
@@ -304,6 +304,8 @@ class AgentInfo(_Message):
     executors: List[str]
     container_error: str = ""
     """Why there is no `container` executor, in words for the user; empty where there is one."""
+    limits_error: str = ""
+    """What of a task does not limit processes and why, in words for the user; empty: all does."""
     archive_sha256: str = ""
     """Of the file that the agent runs from; empty for one that runs from its sources."""
     host: Dict[str, Any] = dataclasses.field(default_factory=dict)

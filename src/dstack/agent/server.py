@@ -49,6 +49,7 @@ class Agent:
         self.executors: Dict[str, Executor] = {}
         self.host = host
         self.docker: Optional[Docker] = None
+        self.limits_error = ""
         self.agent_id = _agent_id(tasks.folder)
         self.archive_sha256 = service.digest_of(sys.argv[0]) if zipfile.is_zipfile(sys.argv[0]) else ""
 
@@ -127,6 +128,7 @@ class Agent:
             seq=self.tasks.seq,
             executors=sorted(name for name in self.executors if name != "container" or not container_error),
             container_error=container_error,
+            limits_error=self.limits_error,
             archive_sha256=self.archive_sha256,
             host=self.host,
         )

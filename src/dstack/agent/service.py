@@ -36,6 +36,7 @@ ExecStart={command}
 Restart=always
 RestartSec=1
 KillMode=process
+Delegate=yes
 LimitNOFILE=65536
 
 [Install]

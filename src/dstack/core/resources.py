@@ -269,7 +269,7 @@ class ResourcesSpec(CoreModel):
     """The resources that a run or a fleet needs."""
 
     cpu: CPUSpec = Field(default_factory=CPUSpec)
-    """Number and architecture. Containers on the server's own machine may use no more than the upper end."""
+    """Number and architecture. Jobs on the server's own machine may use no more than the upper end."""
     memory: Range[Memory] = Field(default_factory=lambda: Range[Memory](min=8.0))
     """Likewise."""
     shm_size: Memory | None = None

@@ -174,7 +174,7 @@ async def test_too_much_memory_is_told(agent: DockerAgent) -> None:
     await agent.client.put_task(task)
     state = await agent.ended(task.id)
     assert state.exit_status == 137
-    assert "memory" in state.message
+    assert state.message == "killed because it used more memory than it may (16MB)"
 
 
 @pytest.mark.parametrize(

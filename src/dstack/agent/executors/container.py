@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from dstack.agent import processes, reach, usage, within
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
 from dstack.agent.executors import container_exec, helper
+from dstack.agent.executors.cgroups import memory_message
 from dstack.agent.executors.container_delivery import DeliveryError, deliver
 from dstack.agent.executors.container_log import ContainerLog, microseconds
 from dstack.agent.executors.container_spec import (
@@ -387,8 +388,8 @@ def _ending(task: Task, state: Dict[str, Any]) -> Tuple[str, str, int]:
     ran_seconds = (microseconds(state["FinishedAt"].encode()) - microseconds(state["StartedAt"].encode())) / 1e6
     if limit is not None and ran_seconds >= limit and status:
         return MAX_DURATION_EXCEEDED, f"the job ran for {limit} s, its limit", status
-    if state.get("OOMKilled"):
-        return EXITED_WITH_ERROR, "killed because it used more memory than it may", status
+    if state.get("OOMKilled") and status:
+        return EXITED_WITH_ERROR, memory_message(task.spec.memory_bytes), status
     return (EXITED_WITH_ERROR if status else DONE), str(state.get("Error", "")), status
 
 

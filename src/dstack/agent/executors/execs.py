@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from dstack.agent import processes
 from dstack.agent.executors import job
+from dstack.agent.executors.cgroups import Group
 from dstack.agent.executors.ports import PortMover
 from dstack.agent.http import bind
 
@@ -39,11 +40,12 @@ class Exec:
 
 
 class Execs:
-    """All programs beside one job. Raises OSError when the socket cannot be made."""
+    """All programs beside one job, which share its limits. Raises OSError when the socket cannot be made."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, group: Group) -> None:
         self._listening = bind(path, socket.SOCK_SEQPACKET)
         self._listening.listen(16)
+        self._group = group
         self._poll: Optional[select.poll] = None
         self._execs: Dict[int, Exec] = {}
         self._hung_up: List[Tuple[float, List[processes.Member]]] = []
@@ -97,7 +99,7 @@ class Execs:
                 wanted = json.load(file)
             command = job.Command(**{**wanted["command"], "account": job.Account(**wanted["command"]["account"])})
             files = (descriptors[1], descriptors[2], descriptors[3])
-            asked.pid = job.spawn(command, files, wanted["on_terminal"], PortMover({}))
+            asked.pid = job.spawn(command, files, wanted["on_terminal"], PortMover({}), self._group)
             self._tell(asked, {"pid": asked.pid})
         except job.StartError as error:
             self._tell(asked, {"error": str(error)})

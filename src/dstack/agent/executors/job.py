@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from dstack.agent import processes
 from dstack.agent.executors import equipment
+from dstack.agent.executors.cgroups import Group
 from dstack.agent.executors.ports import PortMover
 from dstack.agent.protocol import TaskSpec
 
@@ -130,15 +131,15 @@ def _equip(spec: TaskSpec, folder: str, base: str, account: Account) -> Tuple[st
     return os.path.join(venv, "bin") + os.pathsep + path, venv
 
 
-def start(spec: TaskSpec, place: Place, marks: Dict[str, str], mover: PortMover) -> StartedJob:
-    """Starts the job; `mover` is told of its ports. Raises StartError in words for the user."""
+def start(spec: TaskSpec, place: Place, marks: Dict[str, str], mover: PortMover, group: Group) -> StartedJob:
+    """Starts the job in `group`; `mover` is told of its ports. Raises StartError in words for the user."""
     account, working_dir = place.account, place.working_dir
     environment = {**base_environment(account), **place.variables(), **spec.env, **marks, "PWD": working_dir}
     environment["PATH"] = place.path
     command = Command(spec.commands[0], spec.commands, environment, working_dir, account)
     master, slave = _terminal(account)
     try:
-        pid = spawn(command, (slave, slave, slave), True, mover)
+        pid = spawn(command, (slave, slave, slave), True, mover, group)
     except StartError:
         os.close(master)
         raise
@@ -147,14 +148,14 @@ def start(spec: TaskSpec, place: Place, marks: Dict[str, str], mover: PortMover)
     return StartedJob(pid, master, working_dir, account.name)
 
 
-def spawn(command: Command, files: Tuple[int, int, int], on_terminal: bool, mover: PortMover) -> int:
+def spawn(command: Command, files: Tuple[int, int, int], on_terminal: bool, mover: PortMover, group: Group) -> int:
     """Starts a program in a session of its own, with input, output and error output. Raises StartError."""
     reading, writing = os.pipe()
     mover.prepare()
     parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _become(command, files, on_terminal, writing, parent, mover)
+        _become(command, files, on_terminal, writing, parent, mover, group)
     os.close(writing)
     mover.receive()
     with open(reading, "rb") as pipe:
@@ -273,7 +274,13 @@ def _terminal(account: Account) -> Tuple[int, int]:
 
 
 def _become(
-    command: Command, files: Tuple[int, int, int], on_terminal: bool, report: int, parent: int, mover: PortMover
+    command: Command,
+    files: Tuple[int, int, int],
+    on_terminal: bool,
+    report: int,
+    parent: int,
+    mover: PortMover,
+    group: Group,
 ) -> NoReturn:
     """In the forked child: turns it into the program, or tells through `report` why not."""
     message = "the agent could not start it"
@@ -284,6 +291,8 @@ def _become(
             fcntl.ioctl(files[0], termios.TIOCSCTTY, 0)
         for descriptor, file in enumerate(files):
             os.dup2(file, descriptor)
+        message = "it cannot be put under its limits on CPU and memory"
+        group.enter()
         message = f"the user {command.account.name} cannot be taken on"
         take_identity(command.account)
         processes.die_with_parent(parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import fcntl
 import json
@@ -13,7 +14,7 @@ import socket
 from typing import Dict, Optional, Tuple
 
 from dstack.agent import logs, processes, reach, usage, within
-from dstack.agent.executors import equipment, helper, job, ports, supervisor
+from dstack.agent.executors import cgroups, equipment, helper, job, ports, supervisor
 from dstack.agent.executors.process_exec import ProcessProgram, shell_command, start
 from dstack.agent.files import read_json, write_json
 from dstack.agent.gpu.pool import GpuPool, GpusTaken
@@ -32,19 +33,23 @@ from dstack.agent.protocol import (
 from dstack.agent.sessions import SessionRefused
 from dstack.agent.tasks import Task, Tasks
 
+GROUPS_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
 class ProcessExecutor:
-    """`notify_path`: the datagram socket on which supervisors tell of changes."""
+    """`notify_path`: the datagram socket on which supervisors tell of changes; `limits`: the tasks' groups."""
 
     name = "process"
 
-    def __init__(self, tasks: Tasks, gpus: GpuPool, notify_path: str, log_limit_bytes: int) -> None:
+    def __init__(
+        self, tasks: Tasks, gpus: GpuPool, notify_path: str, log_limit_bytes: int, limits: cgroups.Cgroups
+    ) -> None:
         self._tasks = tasks
         self._gpus = gpus
         self._notify_path = notify_path
         self._log_limit_bytes = log_limit_bytes
+        self._limits = limits
         self._children: Dict[int, Task] = {}
 
     def ensure(self, task: Task) -> None:
@@ -78,7 +83,9 @@ class ProcessExecutor:
         self._tasks.update(task, status=PREPARING, gpu_ids=gpu_ids, ports=told)
         environment = {**self._gpus.environment(gpu_ids), **task.spec.env, **ports.environment(moved)}
         spec = dataclasses.replace(task.spec, env=environment)
-        pid = supervisor.fork(task.folder, spec, lock, self._notify_path, self._log_limit_bytes, moved)
+        pid = supervisor.fork(
+            task.folder, spec, lock, self._notify_path, self._log_limit_bytes, moved, self._limits
+        )
         self._children[pid] = task
 
     def _take_over(self, task: Task) -> None:
@@ -150,11 +157,13 @@ class ProcessExecutor:
             return False
         reason, message = _reason(task, record["cause"], record["exit_status"], record["message"])
         self._tasks.end(task, reason, message, record["exit_status"])
+        self._remove_groups(task)
         return True
 
     def _supervisor_died(self, task: Task) -> None:
         """The supervisor was killed: the kernel killed the job with it, and we kill what is left."""
         processes.kill_with_variable(supervisor.TASK_VARIABLE, task.id)
+        self._remove_groups(task)
         logs.cut_broken_tail(task.log_folder)
         known = read_json(task.path("supervisor.json")) or {}
         if task.stop:
@@ -164,7 +173,19 @@ class ProcessExecutor:
         else:
             self._tasks.end(task, EXECUTOR_ERROR, "the supervisor of the job was killed, and the job with it")
 
+    def _remove_groups(self, task: Task) -> None:
+        """Of an ended task; what takes a moment to end is tried again."""
+        if not cgroups.remove_groups(task.folder):
+            asyncio.get_running_loop().call_later(GROUPS_SECONDS, self._remove_groups, task)
+
+    def remove_leftovers(self) -> None:
+        """Removes the groups of ended tasks whose agent died before it could."""
+        for task in self._tasks.list():
+            if not task.is_live:
+                self._remove_groups(task)
+
     async def forget(self, task: Task) -> None:
+        self._remove_groups(task)
         shutil.rmtree(job.foreign_base(task.id), ignore_errors=True)
         others = [other.spec for other in self._tasks.live() if other.spec and other is not task]
         kept = [mount["path"] for spec in others if spec.executor == self.name for mount in spec.mounts]

@@ -9,6 +9,7 @@ over, leaves no process behind and writes down how it ended. Files in the task's
 `job.json`          the job runs: its process id, when, where and as whom
 `stop.json`         by the agent, followed by SIGTERM: `{"grace_seconds"}`
 `exec.sock`         where the agent asks for programs beside the job (see `execs`)
+`cgroups.json`      the groups that limit the job (see `cgroups`)
 `exit.json`         how it ended: `{"cause": exited|stopped|max_duration|checkout|error, "exit_status", "message"}`
 """
 
@@ -28,7 +29,7 @@ import traceback
 from typing import Any, Dict, Optional, Tuple
 
 from dstack.agent import processes
-from dstack.agent.executors import delivery, execs, job, ports
+from dstack.agent.executors import cgroups, delivery, execs, job, ports
 from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import short_path
 from dstack.agent.logs import LogWriter
@@ -50,7 +51,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def fork(
-    folder: str, spec: TaskSpec, lock: int, notify_path: str, log_limit_bytes: int, moved: Dict[int, int]
+    folder: str,
+    spec: TaskSpec,
+    lock: int,
+    notify_path: str,
+    log_limit_bytes: int,
+    moved: Dict[int, int],
+    limits: cgroups.Cgroups,
 ) -> int:
     """Starts the supervisor of a task; `lock` is the locked descriptor that it keeps. Returns its process id.
 
@@ -64,7 +71,7 @@ def fork(
     status = 70
     try:
         _detach(folder, lock)
-        Supervisor(folder, spec, notify_path, log_limit_bytes, moved).run()
+        Supervisor(folder, spec, notify_path, log_limit_bytes, moved, limits).run()
         status = 0
     except BaseException:  # noqa: BLE001 - the last frame of this process: told in supervisor.err, then it ends
         traceback.print_exc()
@@ -96,11 +103,19 @@ class Supervisor:
     """One job from start to end."""
 
     def __init__(
-        self, folder: str, spec: TaskSpec, notify_path: str, log_limit_bytes: int, moved: Dict[int, int]
+        self,
+        folder: str,
+        spec: TaskSpec,
+        notify_path: str,
+        log_limit_bytes: int,
+        moved: Dict[int, int],
+        limits: cgroups.Cgroups,
     ) -> None:
         self.folder = folder
         self.spec = spec
         self.log_limit_bytes = log_limit_bytes
+        self.limits = limits
+        self.group = cgroups.Group()
         self.log = LogWriter(os.path.join(folder, "logs"))
         self.notifier = Notifier(notify_path, spec.id)
         self.output = bytearray()
@@ -129,12 +144,13 @@ class Supervisor:
             if cause:
                 self._finish(cause, None, message)
                 return
-            started = job.start(self.spec, place, {TASK_VARIABLE: self.spec.id}, self.mover)
+            self.group = self._limit()
+            started = job.start(self.spec, place, {TASK_VARIABLE: self.spec.id}, self.mover, self.group)
         except job.StartError as error:
             self._finish("error", None, str(error))
             return
         self.pid, self.master = started.pid, started.master
-        self.execs = self._retry(execs.Execs, self._path(execs.SOCKET))
+        self.execs = self._retry(execs.Execs, self._path(execs.SOCKET), self.group)
         facts = {**started.facts(), "variables": place.variables(), "path": place.path}
         self._retry(write_json, self._path("job.json"), facts)
         self.notifier.send("started")
@@ -143,10 +159,18 @@ class Supervisor:
         status = self._follow()
         self._end_everything()
         exit_status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-        self._finish(self.cause, exit_status, _signal_message(status))
+        self._finish(self.cause, exit_status, self.group.ending() or _signal_message(status))
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+    def _limit(self) -> cgroups.Group:
+        try:
+            group: cgroups.Group = self._retry(self.limits.make, self.spec, self.folder)
+        except OSError as error:  # though the agent could do it when it was started
+            self.notifier.send("blocked", f"the job runs without limits on CPU and memory: {error}")
+            return cgroups.Group()
+        return group
 
     def _deliver(self, place: job.Place) -> Tuple[str, str]:
         """Brings in repository, files and Python; why that ended the task, as `exit.json` says, or nothing."""
