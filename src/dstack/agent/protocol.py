@@ -147,6 +147,21 @@ class RepoCredentials(_Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class NodesSsh(_Message):
+    """How this task and the other nodes of its replica reach each other by SSH, with one key pair for all."""
+
+    key: str
+    """Name of the uploaded file with the private key, removed once the task runs."""
+    public_key: str
+    port: int
+    """That each node's `sshd` listens on."""
+    addresses: List[str]
+    """Of all nodes."""
+    listen: str = ""
+    """The address of this node where it shares a machine with others; empty: all of the host's."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskSpec(_Message):
     """What to run. `id` is the job submission's UUID."""
 
@@ -191,6 +206,8 @@ class TaskSpec(_Message):
     """A process needs the CUDA compiler of the host."""
     hostfile: str = ""
     """Content of the file that `DSTACK_MPI_HOSTFILE` names."""
+    ssh: Optional[Dict[str, Any]] = None
+    """`NodesSsh`, for one of several nodes; nothing fails where it cannot be had, but the log says so."""
     simulation: Dict[str, Any] = dataclasses.field(default_factory=dict)
     """For the `simulated` executor: `duration_seconds`, `exit_status`, `log_lines`, `start_error`, …"""
 

@@ -60,8 +60,7 @@ class Task:
 
     def drop_credentials(self) -> None:
         """They are needed until the start only."""
-        name = ((self.spec.repo if self.spec else None) or {}).get("credentials")
-        if name:
+        for name in credential_files(self.spec) if self.spec else ():
             remove(self.uploaded(name))
 
     def wake(self) -> None:
@@ -253,6 +252,12 @@ class Tasks:
                 break
             changed.append((number, self._by_seq[number]))
         return changed[::-1]
+
+
+def credential_files(spec: TaskSpec) -> List[str]:
+    """Names of the uploaded files that are secret."""
+    names = [(spec.repo or {}).get("credentials"), (spec.ssh or {}).get("key")]
+    return [name for name in names if name]
 
 
 def _saved(task: Task) -> Dict[str, Any]:

@@ -62,6 +62,23 @@ async def test_groups_have_commands_of_their_own_and_know_each_other(control: Co
     assert [lines[1] for lines in told] == [f"{rank} of 3: {address}" for rank in range(3)]
 
 
+async def test_nodes_reach_each_other_with_a_key_of_their_attempt(control: Control) -> None:
+    await control.prepare()
+    last = "eval last=\\${$#}; if [ $DSTACK_NODE_RANK = 1 ]; then sleep 1000; fi"
+    say = "set -- $DSTACK_NODES_IPS; " + last + "; ssh $last 'echo $DSTACK_NODE_RANK of $DSTACK_NODES_NUM'"
+    asked = {"startup_order": "workers-first", "stop_criteria": "master-done"}
+    run_id = await control.submit("nodes", nodes=2, commands=[say], **asked)
+    assert (await control.until_status(run_id, "done", "failed")).status == "done", await control.story()
+    master, worker = await control.jobs(run_id)
+    assert await control.output("nodes", master.id) == "1 of 2\n"
+    assert worker.node_key is None
+    private, public = json.loads(control.encryption.decrypt(master.node_key or "", f"jobs.node_key:{master.id}"))
+    assert private.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    assert public.startswith("ssh-ed25519 ")
+    for job in (master, worker):
+        assert json.loads(job.job_spec)["ssh_key"] is None
+
+
 async def test_a_replica_is_retried_as_a_whole(control: Control) -> None:
     await control.prepare()
     command = f"if [ $DSTACK_NODE_RANK = 1 ] && [ ! -e {control.folder}/go ]; then exit 7; fi"
@@ -84,3 +101,6 @@ async def test_a_replica_is_retried_as_a_whole(control: Control) -> None:
     jobs = await control.jobs(run_id)
     assert [(job.submission_num, job.job_num) for job in jobs] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [job.status for job in jobs][1:] == ["failed", "done", "done"]
+    keys = [job.node_key for job in jobs if job.job_num == 0]
+    assert None not in keys
+    assert keys[0] != keys[1]

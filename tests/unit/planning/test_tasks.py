@@ -65,6 +65,20 @@ def test_the_variables_of_the_second_of_two_nodes() -> None:
     assert (env["DSTACK_GPUS_PER_NODE"], env["DSTACK_GPUS_NUM"]) == ("8", "16")
 
 
+def test_nodes_are_told_how_they_reach_each_other() -> None:
+    given = replace(context(job_num=1, nodes=2), node_public_key="ssh-ed25519 AAAA r")
+    assert make_task(given, WHOLE).ssh == {
+        "key": "node-key",
+        "public_key": "ssh-ed25519 AAAA r",
+        "port": 10022,
+        "addresses": ["10.0.0.1", "10.0.0.2"],
+        "listen": "",
+    }
+    shared = replace(given, nodes=(Node("127.1.1.1"), Node("127.1.1.2")))
+    assert (make_task(shared, HERE).ssh or {})["listen"] == "127.1.1.2"
+    assert task().ssh is None
+
+
 def test_later_variables_win() -> None:
     given = context(env={"A": "run", "DSTACK_RUN_NAME": "mine"})
     env = make_task(replace(given, instance_env={"A": "fleet", "B": "fleet"}), HERE).env

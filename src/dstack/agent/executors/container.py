@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 from dstack.agent import processes, reach, usage, within
 from dstack.agent.docker import START_SECONDS, Docker, DockerError, DockerUnreachable
-from dstack.agent.executors import container_exec, helper
+from dstack.agent.executors import container_exec, container_nodes, helper
 from dstack.agent.executors.cgroups import memory_message
 from dstack.agent.executors.container_delivery import DeliveryError, deliver
 from dstack.agent.executors.container_log import ContainerLog, microseconds
@@ -204,6 +204,8 @@ class ContainerExecutor:
                 return
         if task.state.status == RUNNING:
             await container_exec.hang_up_leftovers(self._docker, found, self._agent_id)
+        elif task.spec and task.spec.ssh:
+            await container_nodes.let_in(self._docker, task, found["Id"], self._agent_id)
         if found["State"]["Running"]:
             self._out_of_sight.discard(task.id)
         self._running(task, found)
@@ -232,7 +234,6 @@ class ContainerExecutor:
         self._tasks.update(task, status=CREATING, pull_progress=None)
         container = await self._create(task, spec)
         await deliver(self._docker, task, container)
-        task.drop_credentials()
         await self._docker.call("POST", f"/containers/{container}/start", seconds=START_SECONDS)
         return await self._inspect(container)
 

@@ -13,7 +13,7 @@ import shutil
 import tarfile
 from typing import Tuple
 
-from dstack.agent import archives, repos
+from dstack.agent import archives, nodes, repos
 from dstack.agent.docker import Docker, DockerError, TarFile
 from dstack.agent.files import remove
 from dstack.agent.protocol import EXECUTOR_ERROR, EXITED_WITH_ERROR, RepoCredentials, RepoSpec
@@ -35,7 +35,7 @@ async def deliver(docker: Docker, task: Task, container: str) -> None:
     """May be repeated. Raises DeliveryError, DockerError, OSError."""
     assert task.spec
     spec = task.spec
-    if not (spec.repo or spec.files or spec.hostfile):
+    if not (spec.repo or spec.files or spec.hostfile or spec.ssh):
         return
     brings_repo = spec.repo is not None and await _wants_repo(docker, task, container)
     if brings_repo:
@@ -128,6 +128,10 @@ def _build(task: Task, path: str, brings_repo: bool) -> None:
             entry = tarfile.TarInfo(HOSTFILE)
             entry.size, entry.mode = len(spec.hostfile.encode()), 0o644
             archives.add_entry(archive, entry, owner, io.BytesIO(spec.hostfile.encode()))
+        if spec.ssh:
+            entry = tarfile.TarInfo(nodes.FOLDER)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+            archives.add_entry(archive, entry, (0, 0))
         if brings_repo:
             archives.add_folder(task.path("checkout"), spec.repo_dir or "/", archive, owner)
         for file in spec.files:

@@ -18,7 +18,19 @@ from dstack.agent.protocol import encode_frame
 RECORD_BYTES = 16 * 1024
 """Docker ends a record after so many bytes when no line end comes before."""
 SAVE_BYTES = 1024 * 1024
+CURSOR = "container-log.json"
 _SECOND = len("2026-01-02T03:04:05")
+
+
+def note_before(folder: str, timestamp_us: int, text: str) -> None:
+    """Puts a line of the agent's own before a container's output, of which nothing is read yet. Raises OSError."""
+    writer, frame = LogWriter(os.path.join(folder, "logs")), encode_frame(timestamp_us, text.encode())
+    try:
+        if not writer.end:  # else an agent before this one did
+            write_json(os.path.join(folder, CURSOR), {"timestamp": "", "offset": len(frame)})
+            writer.append_frames(frame)
+    finally:
+        writer.close()
 
 
 class TimestampedRecords:
@@ -71,7 +83,7 @@ class ContainerLog:
     """Writes a container's records into the task's log. `since` is where Docker has to start."""
 
     def __init__(self, folder: str) -> None:
-        self._cursor_path = os.path.join(folder, "container-log.json")
+        self._cursor_path = os.path.join(folder, CURSOR)
         self._writer = LogWriter(os.path.join(folder, "logs"))
         cursor: Dict[str, Any] = read_json(self._cursor_path) or {}
         self._timestamp = str(cursor.get("timestamp", ""))

@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, Dict, List
 
+from dstack.agent import nodes
 from dstack.agent.gpu.parse import Gpu
 from dstack.agent.gpu.pool import VARIABLES
 from dstack.agent.protocol import TaskSpec
@@ -36,7 +37,8 @@ def container_config(spec: TaskSpec, agent_id: str, gpus: List[Gpu]) -> Dict[str
         "HostConfig": _host_config(spec, gpus),
     }
     if spec.commands:
-        config["Entrypoint"], config["Cmd"] = spec.commands[:1], spec.commands[1:]
+        commands = nodes.waiting(spec.commands) if spec.ssh else spec.commands
+        config["Entrypoint"], config["Cmd"] = commands[:1], commands[1:]
     if spec.working_dir:
         config["WorkingDir"] = spec.working_dir
     if spec.user:

@@ -14,7 +14,7 @@ import termios
 import time
 from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
-from dstack.agent import processes
+from dstack.agent import nodes, processes
 from dstack.agent.executors import equipment
 from dstack.agent.executors.cgroups import Group
 from dstack.agent.executors.ports import PortMover
@@ -55,6 +55,8 @@ class Place:
     """Where programs are looked for."""
     venv: Optional[str] = None
     """The virtual environment that the job gets."""
+    ssh_folder: str = ""
+    """What it reaches the other nodes of its replica with."""
 
     def variables(self) -> Dict[str, str]:
         """What the job is told of it."""
@@ -113,7 +115,7 @@ def prepare(spec: TaskSpec, folder: str) -> Place:
     except OSError as error:
         raise StartError(f"the working directory {working_dir} cannot be made: {error.strerror}") from error
     path, venv = _equip(spec, folder, base, account)
-    return Place(account, root, working_dir, repo_dir, hostfile, path, venv)
+    return Place(account, root, working_dir, repo_dir, hostfile, path, venv, _ssh_folder(base))
 
 
 def _equip(spec: TaskSpec, folder: str, base: str, account: Account) -> Tuple[str, Optional[str]]:
@@ -125,17 +127,28 @@ def _equip(spec: TaskSpec, folder: str, base: str, account: Account) -> Tuple[st
             path = equipment.cuda_path(path)
     except equipment.Missing as error:
         raise StartError(str(error)) from error
+    if spec.ssh:
+        path = os.path.join(_ssh_folder(base), nodes.PROGRAMS) + os.pathsep + path
     if not spec.python:
         return path, None
     venv = os.path.join(base, "venv")
     return os.path.join(venv, "bin") + os.pathsep + path, venv
 
 
+def _ssh_folder(base: str) -> str:
+    return os.path.join(base, "ssh")
+
+
+def environment_of(spec: TaskSpec, place: Place, marks: Dict[str, str]) -> Dict[str, str]:
+    """Of the job, and of what runs beside it."""
+    given = {**base_environment(place.account), **place.variables(), **spec.env, **marks}
+    return {**given, "PWD": place.working_dir, "PATH": place.path}
+
+
 def start(spec: TaskSpec, place: Place, marks: Dict[str, str], mover: PortMover, group: Group) -> StartedJob:
     """Starts the job in `group`; `mover` is told of its ports. Raises StartError in words for the user."""
     account, working_dir = place.account, place.working_dir
-    environment = {**base_environment(account), **place.variables(), **spec.env, **marks, "PWD": working_dir}
-    environment["PATH"] = place.path
+    environment = environment_of(spec, place, marks)
     command = Command(spec.commands[0], spec.commands, environment, working_dir, account)
     master, slave = _terminal(account)
     try:

@@ -29,11 +29,12 @@ import traceback
 from typing import Any, Dict, Optional, Tuple
 
 from dstack.agent import processes
-from dstack.agent.executors import cgroups, delivery, execs, job, ports
+from dstack.agent.executors import cgroups, delivery, execs, job, ports, process_nodes
 from dstack.agent.files import read_json, remove, write_json
 from dstack.agent.http import short_path
 from dstack.agent.logs import LogWriter
 from dstack.agent.protocol import TaskSpec
+from dstack.agent.tasks import credential_files
 
 TASK_VARIABLE = "DSTACK_AGENT_TASK"
 PARTIAL_LINE_SECONDS = 0.02
@@ -145,7 +146,9 @@ class Supervisor:
                 self._finish(cause, None, message)
                 return
             self.group = self._limit()
-            started = job.start(self.spec, place, {TASK_VARIABLE: self.spec.id}, self.mover, self.group)
+            marks = {TASK_VARIABLE: self.spec.id}
+            self._let_nodes_in(place, marks)
+            started = job.start(self.spec, place, marks, self.mover, self.group)
         except job.StartError as error:
             self._finish("error", None, str(error))
             return
@@ -190,12 +193,16 @@ class Supervisor:
         cause, message = delivering.result()
         while processes.kill_descendants(os.getpid()):
             time.sleep(0.005)
-        self._drop_credentials()
         return ("stopped", "") if stopped else (cause, message)
 
-    def _drop_credentials(self) -> None:
-        name = (self.spec.repo or {}).get("credentials")
-        if name:
+    def _let_nodes_in(self, place: job.Place, marks: Dict[str, str]) -> None:
+        """The last step before the start: secrets that were uploaded are not needed any more."""
+        message = ""
+        if self.spec.ssh:
+            message = process_nodes.let_in(self.spec, self.folder, place, marks, self.group)
+        if message:
+            self._retry(self.log.append, time.time_ns() // 1000, message.encode())
+        for name in credential_files(self.spec):
             remove(os.path.join(self._path("files"), name))
 
     def _listen_to_signals(self) -> None:

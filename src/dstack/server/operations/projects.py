@@ -22,13 +22,13 @@ from dstack.core.schemas.projects import (
     UpdateProjectRequest,
 )
 from dstack.core.server_config import OWN_BACKENDS
-from dstack.server import clock, events
+from dstack.server import clock, events, ssh_keys
 from dstack.server.access import Caller, DefaultPermissions
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import paging
 from dstack.server.db.tables import BackendRow, FleetRow, MemberRow, ProjectRow, RunRow, UserRow
 from dstack.server.encryption import Encryption
-from dstack.server.operations import ssh_keys, users
+from dstack.server.operations import users
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import project_ids_of
 

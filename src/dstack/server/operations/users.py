@@ -12,13 +12,12 @@ from dstack.core.errors import Forbidden, InvalidRequest, ResourceExists, Resour
 from dstack.core.events import EventTargetType
 from dstack.core.schemas.users import CreateUserRequest, ListUsersRequest
 from dstack.core.users import GlobalRole, User, UserPermissions, UsersInfoList, UserTokenCreds, UserWithCreds
-from dstack.server import clock, events
+from dstack.server import clock, events, ssh_keys
 from dstack.server.access import Caller, DefaultPermissions, hash_token
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import paging
 from dstack.server.db.tables import ProjectRow, UserPublicKeyRow, UserRow, UserTokenRow
 from dstack.server.encryption import Encryption
-from dstack.server.operations import ssh_keys
 from dstack.server.operations.context import Context
 
 USERNAME = re.compile(r"[a-zA-Z0-9-_]{1,60}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from dstack.agent.protocol import RepoSpec, TaskSpec
+from dstack.agent.protocol import NodesSsh, RepoSpec, TaskSpec
 from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsAction
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
 from dstack.core.files import FileArchiveMapping
@@ -36,6 +36,9 @@ SIMULATION = {
 DIFF_FILE = "repo-diff"
 CREDENTIALS_FILE = "repo-credentials"
 """Names under which the agent is given what a repository needs."""
+NODE_KEY_FILE = "node-key"
+NODE_SSH_PORT = 10022
+"""Of the `sshd` beside each of several nodes."""
 HOSTFILE = "/dstack/mpi/hostfile"
 """Where containers find it."""
 
@@ -79,6 +82,8 @@ class TaskContext:
     has_repo_credentials: bool = False
     mounts: tuple[Mapping[str, Any], ...] = ()
     """Of its volumes, as the agent takes them."""
+    node_public_key: str | None = None
+    """Of the pair that the nodes of the replica share."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,7 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         python=context.python if is_process else None,
         nvcc=is_process and spec.image_name == NVCC_IMAGE,
         hostfile=_hostfile(context.nodes),
+        ssh=_ssh(context),
         simulation=_simulation(env) if executor == "simulated" else {},
     )
 
@@ -254,6 +260,20 @@ def _repo(context: TaskContext) -> dict[str, Any] | None:
 def _hostfile(nodes: tuple[Node, ...]) -> str:
     """One line a node, as `mpirun` reads it."""
     return "".join(f"{node.ip} slots={node.gpus}\n" if node.gpus else f"{node.ip}\n" for node in nodes)
+
+
+def _ssh(context: TaskContext) -> dict[str, Any] | None:
+    """Nodes that share a machine each have an address of their own there to listen on."""
+    if context.node_public_key is None:
+        return None
+    own = context.nodes[context.spec.job_num].ip
+    return NodesSsh(
+        key=NODE_KEY_FILE,
+        public_key=context.node_public_key,
+        port=NODE_SSH_PORT,
+        addresses=[node.ip for node in context.nodes],
+        listen=own if own.startswith("127.") else "",
+    ).to_json()
 
 
 def _user(spec: JobSpec) -> str | None:

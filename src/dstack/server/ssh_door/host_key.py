@@ -6,12 +6,11 @@ from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError
 
-from dstack.server import clock
+from dstack.server import clock, ssh_keys
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import SshHostKeyRow
 from dstack.server.encryption import Encryption
-from dstack.server.operations import ssh_keys
-from dstack.server.operations.ssh_keys import KeyPair
+from dstack.server.ssh_keys import KeyPair
 
 _ID = UUID("00000000-0000-0000-0000-0000000000e2")
 """There is one row; replicas that make it at once meet here."""

@@ -11,10 +11,10 @@ import asyncssh
 
 from dstack.server.hosts.connections import Agents
 from dstack.server.operations.context import Context
-from dstack.server.operations.ssh_keys import KeyPair
 from dstack.server.ssh_door.entry import Carried
 from dstack.server.ssh_door.guest import Guest
 from dstack.server.ssh_door.visits import Visits
+from dstack.server.ssh_keys import KeyPair
 
 LOGIN_SECONDS = 30.0
 KEEPALIVE_SECONDS = 30.0

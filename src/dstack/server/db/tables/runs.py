@@ -84,6 +84,8 @@ class JobRow(Reconciled, Row):
     finished_at: Mapped[datetime | None]
     job_spec: Mapped[str]
     """Canonical JSON of `JobSpec` as answered by the API."""
+    node_key: Mapped[str | None]
+    """Node 0 of several, encrypted: JSON of the pair by which the nodes reach each other, `[private, public]`."""
     provisioning_data: Mapped[str | None]
     """Canonical JSON of `JobProvisioningData`."""
     runtime_data: Mapped[str | None]

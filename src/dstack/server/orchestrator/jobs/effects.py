@@ -24,6 +24,7 @@ from dstack.server.hosts.agent_client import AgentRefused
 from dstack.server.hosts.connections import parse_address
 from dstack.server.orchestrator.decision import Effect, EffectHandler, Facts, Key, TerminalEffectError
 from dstack.server.orchestrator.jobs.mounts import VolumeNotAttached, attach_volumes
+from dstack.server.orchestrator.jobs.node_keys import ensure_node_key
 from dstack.server.orchestrator.jobs.rules import PutTask, RemoveTask, StopTask
 from dstack.server.orchestrator.jobs.uploads import RepoAccess, UploadGone, read_access, read_uploads
 from dstack.server.orchestrator.world import Agent, World
@@ -34,12 +35,14 @@ from dstack.server.planning.tasks import (
     Host,
     Node,
     TaskContext,
+    choose_executor,
     make_task,
     own_address,
     share_on,
     upper_ends,
 )
 from dstack.server.planning.volumes import mounts_of
+from dstack.server.ssh_keys import KeyPair
 
 TASK_EXISTS = 409
 """The agent's answer to a file of a task that it has."""
@@ -69,7 +72,8 @@ async def put_task(effect: PutTask, world: World, key: Key) -> Facts:
 
 async def _upload(asked: _Asked, world: World, agent: Agent) -> None:
     """An agent that has the task already, from an attempt before, takes and needs no more files."""
-    uploads = read_uploads(world.database, asked.task.spec, asked.repo_id, asked.access)
+    private = None if asked.node_key is None else asked.node_key.private
+    uploads = read_uploads(world.database, asked.task.spec, asked.repo_id, asked.access, node_key=private)
     async for name, content in uploads:
         try:
             await agent.put_file(str(asked.task.job_id), name, content)
@@ -120,6 +124,7 @@ class _Asked:
     address: str
     repo_id: UUID | None
     access: RepoAccess
+    node_key: KeyPair | None
 
 
 async def _context(world: World, key: Key) -> _Asked:
@@ -141,6 +146,10 @@ async def _context(world: World, key: Key) -> _Asked:
         access = await read_access(session, world.encryption, spec, run.repo_id, run.user_id)
     if instance.address is None:
         raise Unreachable(f"Instance {instance.name} has no address")
+    host = _host(job, spec, instance)
+    node_key = None
+    if len(nodes) > 1 and choose_executor(spec, host) != "simulated":
+        node_key = await ensure_node_key(world, job)
     context = TaskContext(
         job_id=job.id,
         run_id=job.run_id,
@@ -153,9 +162,10 @@ async def _context(world: World, key: Key) -> _Asked:
         instance_env=json.loads(fleet)["configuration"].get("env", {}) if fleet else {},
         clone_url=access.clone_url,
         has_repo_credentials=access.credentials is not None,
+        node_public_key=None if node_key is None else node_key.public.strip(),
         **_unspecified(json.loads(run.run_spec), spec.replica_group),
     )
-    return _Asked(context, _host(job, spec, instance), instance.address, run.repo_id, access)
+    return _Asked(context, host, instance.address, run.repo_id, access, node_key)
 
 
 def _unspecified(run_spec: Mapping[str, Any], replica_group: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the agent needs besides the task itself: files, unpushed changes, credentials of repositories."""
+"""What the agent needs besides the task itself: files, unpushed changes, credentials, the nodes' key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dstack.core.repos import RemoteRepoCreds, RemoteRunRepoData
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import CodeRow, FileArchiveRow, RepoCredsRow
 from dstack.server.encryption import Encryption
-from dstack.server.planning.tasks import CREDENTIALS_FILE, DIFF_FILE
+from dstack.server.planning.tasks import CREDENTIALS_FILE, DIFF_FILE, NODE_KEY_FILE
 
 
 class UploadGone(Exception):
@@ -49,7 +49,7 @@ async def read_access(
 
 
 async def read_uploads(
-    database: Database, spec: JobSpec, repo_id: UUID | None, access: RepoAccess
+    database: Database, spec: JobSpec, repo_id: UUID | None, access: RepoAccess, *, node_key: str | None
 ) -> AsyncIterator[tuple[str, bytes]]:
     """Names and contents, one after another. Raises UploadGone."""
     for archive in spec.file_archives:
@@ -64,6 +64,8 @@ async def read_uploads(
         yield DIFF_FILE, _present(diff, "The local changes to the repository are")
     if access.credentials is not None:
         yield CREDENTIALS_FILE, json.dumps(access.credentials.to_json()).encode()
+    if node_key is not None:
+        yield NODE_KEY_FILE, node_key.encode()
 
 
 def _present(blob: bytes | None, what: str) -> bytes:

@@ -1,4 +1,4 @@
-"""SSH key pairs of users and projects."""
+"""SSH key pairs of users, projects, the server, and the nodes of runs."""
 
 from __future__ import annotations
 
