@@ -32,6 +32,8 @@ from dstack.proxy.repo import Service
 from dstack.proxy.waking import StillAsleep
 
 MAX_RESPONSE_HEAD_BYTES = 262144
+MAX_KEPT_BYTES = 65536
+"""Of a request's body that can be sent once more."""
 
 log = logging.getLogger(__name__)
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -60,9 +62,9 @@ class Exchange:
     """From `proceed` on. The client is let in before: `admission`, or whoever makes requests for a client."""
 
     __slots__ = (
-        "_client", "_deps", "_hop", "_is_request_sent", "_is_spoilt", "_is_tunnel", "_left", "_path",
-        "_pending", "_prefix", "_project", "_reader", "_received", "_request", "_request_bytes", "_response",
-        "_run", "_service", "_started", "_task", "_tried", "_upstream", "is_ready",
+        "_client", "_deps", "_has_repeated", "_hop", "_is_request_sent", "_is_spoilt", "_is_tunnel", "_kept",
+        "_left", "_path", "_pending", "_prefix", "_project", "_reader", "_received", "_request", "_request_bytes",
+        "_response", "_run", "_service", "_started", "_task", "_tried", "_upstream", "is_ready",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +96,9 @@ class Exchange:
         """Bytes of a chunked body, where they are limited."""
         self._is_spoilt = False
         """The replica sent more than its answer: the connection can't be used again."""
+        self._kept: bytearray | None = None
+        """What of the body went into a tunnel's new connection; None: nothing, or too much."""
+        self._has_repeated = False
         self._started = 0.0
         self.is_ready = False
         """The request's body can be passed on."""
@@ -192,6 +197,9 @@ class Exchange:
             upstream = await self._deps.pool.connect(address)
         except (OSError, ReplicaTimeout) as error:
             self._on_not_connected(address, error)
+            return
+        if upstream.is_lost:  # it was closed before we got here
+            self._repeat(upstream)
         else:
             self._attach(upstream)
 
@@ -210,6 +218,10 @@ class Exchange:
         if self._client.is_write_paused:
             upstream.transport.pause_reading()
         upstream.transport.write(self._request_bytes)
+        if self._kept:
+            upstream.transport.write(bytes(self._kept))
+        elif upstream.is_tunnelled and not upstream.is_reused:
+            self._kept = bytearray()
         self.is_ready = True
         if not self._is_request_sent:
             self._client.on_ready()
@@ -226,12 +238,20 @@ class Exchange:
             if self._received > self._deps.max_body_bytes:
                 self._fail(BodyTooLarge(self._too_large()))
                 return
-        upstream.transport.write(chunk(payload) if is_chunked else payload)
+        self._send(upstream, chunk(payload) if is_chunked else payload)
 
     def end_body(self) -> None:
         self._is_request_sent = True
         if self._request.length == CHUNKED and self._upstream is not None:
-            self._upstream.transport.write(LAST_CHUNK)
+            self._send(self._upstream, LAST_CHUNK)
+
+    def _send(self, upstream: Upstream, data: bytes) -> None:
+        """The beginning of what goes into a new connection of a tunnel is kept: it may lead to nobody."""
+        upstream.transport.write(data)
+        if self._kept is not None:
+            self._kept += data
+            if len(self._kept) > MAX_KEPT_BYTES:
+                self._kept = None
 
     def on_replica_writable(self, *, is_writable: bool) -> None:
         self._client.hold_reading(is_held=not is_writable)
@@ -368,13 +388,13 @@ class Exchange:
             raise BadMessage("The replica switches to a protocol that was not asked for")
         self._response = response
         self._is_tunnel = True
+        self._kept = None
         head = build_response_head(response, is_chunked=False, is_closing=False, minor=1)
         self._client.send(head + rest)
         self._client.on_tunnel()
 
     def on_replica_lost(self, error: Exception | None) -> None:
-        was_reused = self._upstream is not None and self._upstream.is_reused
-        self._upstream = None
+        upstream, self._upstream = self._upstream, None
         response = self._response
         if self._is_tunnel:
             self._count()
@@ -383,16 +403,29 @@ class Exchange:
             if self._request.minor:
                 self._client.send(LAST_CHUNK)
             self._finish()
-        elif response is None and not self._pending and was_reused and self._may_repeat(error):
-            self.is_ready = False
-            self._dispatch(may_reuse=False)
+        elif response is None and not self._pending and upstream is not None and self._may_repeat(upstream, error):
+            self._repeat(upstream)
         else:
             self._fail(error)
 
-    def _may_repeat(self, error: Exception | None) -> bool:
-        """The kept connection was closed as we used it; a request without effect and body is sent once more."""
+    def _may_repeat(self, upstream: Upstream, error: Exception | None) -> bool:
+        """The kept connection was closed as we used it, or a new one by its tunnel. A request without effect and
+        body is sent once more; any other one where the tunnel has certainly not taken all of it."""
         request = self._request
-        return request.method in _REPEATABLE and request.length == 0 and not isinstance(error, ReplicaTimeout)
+        if isinstance(error, ReplicaTimeout) or not (upstream.is_reused or upstream.is_tunnelled):
+            return False
+        if request.method in _REPEATABLE and request.length == 0:
+            return True
+        return self._kept is not None and isinstance(error, (ConnectionResetError, BrokenPipeError))
+
+    def _repeat(self, upstream: Upstream) -> None:
+        """A tunnel whose far end is refused takes a connection and drops it: that is a refusal the second time."""
+        self.is_ready = False
+        if upstream.is_reused or not self._has_repeated:
+            self._has_repeated = self._has_repeated or not upstream.is_reused
+            self._dispatch(may_reuse=False)
+        else:
+            self._on_not_connected(upstream.address, ConnectionRefusedError())
 
     def _fail(self, error: Exception | None) -> None:
         """With a status where none was sent yet; else the client's connection is cut, so that it can see it."""

@@ -9,12 +9,26 @@ from typing import Protocol, cast
 from dstack.proxy.repeated import ResponseHeads
 
 MAX_IDLE_PER_REPLICA = 512
+TUNNELLED = "ssh:"
+"""How the address of a replica on another machine begins."""
 MAX_IDLE_SECONDS = 4.0
 """Below the 5 s after which common HTTP servers close a silent connection, so that few requests meet that."""
 
 
 class ReplicaTimeout(Exception):
     """The replica was silent for too long."""
+
+
+class Ways(Protocol):
+    """Leads to replicas that are not on this machine, whose addresses begin with `ssh:`."""
+
+    async def open(self, address: str) -> str:
+        """The path of a Unix socket that leads there. Raises `OSError`."""
+        ...
+
+    def distrust(self, address: str, path: str) -> None:
+        """That socket took no connection."""
+        ...
 
 
 class Exchanging(Protocol):
@@ -30,7 +44,10 @@ class Exchanging(Protocol):
 class Upstream(asyncio.Protocol):
     """One connection to a replica: idle in the pool, or busy with one exchange."""
 
-    __slots__ = ("_pool", "address", "exchange", "heads", "is_lost", "is_reused", "quiet_ticks", "transport")
+    __slots__ = (
+        "_pool", "address", "exchange", "heads", "is_lost", "is_reused", "is_tunnelled", "quiet_ticks",
+        "transport",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool, address: str) -> None:
         self._pool = pool
@@ -39,6 +56,7 @@ class Upstream(asyncio.Protocol):
         self.exchange: Exchanging | None = None
         self.heads = ResponseHeads()
         self.is_reused = False
+        self.is_tunnelled = address.startswith(TUNNELLED)
         self.is_lost = False
         self.quiet_ticks = 0
 
@@ -83,10 +101,12 @@ class Upstream(asyncio.Protocol):
 
 
 class Pool:
-    """`timeout`: seconds without a byte either way until a busy connection is given up; also for connecting."""
+    """`timeout`: seconds without a byte either way until a busy connection is given up; also for connecting.
+    `ways`: None where all replicas are on this machine."""
 
-    def __init__(self, *, timeout: float) -> None:
+    def __init__(self, *, timeout: float, ways: Ways | None = None) -> None:
         self.timeout = timeout
+        self._ways = ways
         self._tick = min(1.0, timeout / 4)
         self._idle: dict[str, list[Upstream]] = {}
         self._all: set[Upstream] = set()
@@ -114,19 +134,40 @@ class Pool:
 
     async def connect(self, address: str) -> Upstream:
         """Raises `OSError`, or `ReplicaTimeout`."""
-        loop = asyncio.get_running_loop()
         try:
-            if address.startswith("unix:"):
-                path = address.removeprefix("unix:")
-                opening = loop.create_unix_connection(lambda: Upstream(self, address), path)
-                _, unix = await asyncio.wait_for(opening, self.timeout)
-                return unix
-            host, _, port = address.rpartition(":")
-            dialing = loop.create_connection(lambda: Upstream(self, address), host.strip("[]"), int(port))
-            _, tcp = await asyncio.wait_for(dialing, self.timeout)
-            return tcp
+            return await asyncio.wait_for(self._connect(address), self.timeout)
         except asyncio.TimeoutError as error:
             raise ReplicaTimeout from error
+
+    async def _connect(self, address: str) -> Upstream:
+        if address.startswith(TUNNELLED):
+            return await self._connect_through(address)
+        if address.startswith("unix:"):
+            return await self._connect_unix(address, address.removeprefix("unix:"))
+        host, _, port = address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        _, tcp = await loop.create_connection(lambda: Upstream(self, address), host.strip("[]"), int(port))
+        return tcp
+
+    async def _connect_unix(self, address: str, path: str) -> Upstream:
+        loop = asyncio.get_running_loop()
+        _, unix = await loop.create_unix_connection(lambda: Upstream(self, address), path)
+        return unix
+
+    async def _connect_through(self, address: str) -> Upstream:
+        """By a tunnel; by a new one where the known one is found broken."""
+        if self._ways is None:
+            raise ConnectionRefusedError(f"There is no way to {address}")
+        path = await self._ways.open(address)
+        try:
+            return await self._connect_unix(address, path)
+        except OSError:
+            self._ways.distrust(address, path)
+            return await self._connect_unix(address, await self._ways.open(address))
+
+    def open_addresses(self) -> set[str]:
+        """Of replicas to which there is a connection."""
+        return {upstream.address for upstream in self._all}
 
     def busy(self) -> Counter[tuple[str, str]]:
         """Requests on their way, by service and address."""

@@ -49,6 +49,7 @@ from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.metrics import MetricsCollector, TimeToLive
 from dstack.server.hosts.pool import WatcherPool
 from dstack.server.hosts.probes import Prober
+from dstack.server.hosts.replicas import ReplicaDialer
 from dstack.server.hosts.ssh.hosts import SSHHosts
 from dstack.server.hosts.watcher import WatchContext
 from dstack.server.operations.context import Context
@@ -114,11 +115,11 @@ async def running(
     try:
         await door.prepare()
         if settings.background_disabled:
-            yield build(context, door)
+            yield build(context, door, ssh_hosts)
         else:
             ttl = TimeToLive(settings.metrics_running_ttl, settings.metrics_finished_ttl)
             async with _orchestrating(database, encryption, configured, log_store, agents, ssh_hosts, ttl):
-                yield build(context, door)
+                yield build(context, door, ssh_hosts)
     finally:
         context.stopping.set()
         await door.close()
@@ -170,7 +171,7 @@ async def _orchestrating(
     watching = WatchContext(database, _LogSink(log_store), clock.now, ssh_hosts.archive)
     watchers = WatcherPool(str(uuid4()), agents, watching)
     collector = MetricsCollector(database, agents, watchers.watched, metrics_ttl, clock.now)
-    prober = Prober(database, watchers.watched)
+    prober = Prober(database, watchers.watched, ReplicaDialer(ssh_hosts))
     watchers.start()
     collector.start()
     prober.start()
@@ -184,7 +185,7 @@ async def _orchestrating(
         await watchers.stop()
 
 
-def build(context: Context, door: SshDoor) -> FastAPI:
+def build(context: Context, door: SshDoor, ssh_hosts: SSHHosts) -> FastAPI:
     """Routes and error answers around the parts."""
     app = FastAPI(
         title="dstack",
@@ -197,6 +198,7 @@ def build(context: Context, door: SshDoor) -> FastAPI:
     )
     app.state.context = context
     app.state.ssh_door = door
+    app.state.ssh_hosts = ssh_hosts
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -32,6 +32,7 @@ from dstack.server.app import running
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
 from dstack.server.proxy.deps import in_server_proxy
+from dstack.server.proxy.tunnels import ReplicaTunnels
 from dstack.server.settings import Settings
 from dstack.server.ssh_door import listening
 from dstack.server.ssh_door.carrier import make_carrier
@@ -123,6 +124,7 @@ async def serve(settings: Settings) -> None:
                     database,
                     context.access,
                     context.failed_attempts,
+                    ReplicaTunnels(database, app.state.ssh_hosts, settings.tunnel_keys_dir),
                     timeout=settings.service_client_timeout,
                     max_body_bytes=settings.service_max_body_size,
                     holding=HoldLimits(settings.service_hold_timeout, settings.service_hold_limit),

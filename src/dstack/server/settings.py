@@ -143,6 +143,11 @@ class Settings:
         """What backends keep on this machine: the folder of the local agent."""
         return self.server_dir / "hosts"
 
+    @property
+    def tunnel_keys_dir(self) -> Path:
+        """Private keys while the proxy connects to a host; empty else."""
+        return self.server_dir / "tunnels"
+
 
 def _text(default: str | None) -> Callable[[str | None], str | None]:
     return lambda value: value or default

@@ -15,7 +15,7 @@ import uvicorn
 from dstack.core.errors import TooManyAttempts
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.limits import RateLimit
-from dstack.proxy.pool import Pool
+from dstack.proxy.pool import Pool, Ways
 from dstack.proxy.protocol import make_http_protocol
 from dstack.proxy.repo import Service
 from dstack.proxy.waking import HoldLimits, Waking
@@ -234,7 +234,13 @@ async def asgi_app(scope, receive, send) -> None:  # type: ignore[no-untyped-def
 
 
 @pytest.fixture
-async def proxy(replica: Replica) -> AsyncIterator[Proxy]:
+def ways() -> Ways | None:
+    """To replicas on other machines; for test modules to override."""
+    return None
+
+
+@pytest.fixture
+async def proxy(replica: Replica, ways: Ways | None) -> AsyncIterator[Proxy]:
     services = {
         ("main", name): Service(name, "main", name, auth, strip, (replica.address,))
         for name, auth, strip in (("s", True, True), ("open", False, True), ("whole", True, False))
@@ -249,9 +255,8 @@ async def proxy(replica: Replica) -> AsyncIterator[Proxy]:
     )
     repo = StaticRepo(services)
     waking = Waking(repo, repo.wake, HoldLimits(seconds=0.5, requests=2))
-    deps = ProxyDependencies(
-        repo, StaticAuth(), pool=Pool(timeout=0.8), waking=waking, max_body_bytes=MAX_BODY_BYTES
-    )
+    pool = Pool(timeout=0.8 if ways is None else 30, ways=ways)
+    deps = ProxyDependencies(repo, StaticAuth(), pool=pool, waking=waking, max_body_bytes=MAX_BODY_BYTES)
     async with serving(asgi_app, deps) as port:
         yield Proxy(port, deps, services, repo)
 

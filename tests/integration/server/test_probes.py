@@ -21,7 +21,10 @@ from dstack.proxy.repo import Service
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import JobRow
 from dstack.server.hosts.probes import Prober, is_successful, listens
+from dstack.server.hosts.replicas import ReplicaDialer
 from dstack.server.proxy.repo import ServerProxyRepo
+
+LOCAL = ReplicaDialer()
 
 
 @dataclass
@@ -69,17 +72,17 @@ def probe(**fields: Any) -> ProbeSpec:
 )
 async def test_success_is_2xx_in_time(replica: Replica, status: int, expected: bool) -> None:
     replica.status = status
-    assert await is_successful(probe(), replica.address) is expected
+    assert await is_successful(probe(), LOCAL, replica.address) is expected
 
 
 async def test_a_replica_that_is_not_there_fails(tmp_path: Any) -> None:
-    assert not await is_successful(probe(), f"unix:{tmp_path}/none.sock")
+    assert not await is_successful(probe(), LOCAL, f"unix:{tmp_path}/none.sock")
 
 
 async def test_the_request_is_what_the_configuration_says(replica: Replica) -> None:
     headers = [{"name": "X-One", "value": "1"}, {"name": "User-Agent", "value": "me"}]
     asked = probe(url="/ready?x=1", method="post", headers=headers, body='{"a": "ü"}')
-    assert await is_successful(asked, replica.address)
+    assert await is_successful(asked, LOCAL, replica.address)
     lines = replica.head.decode().split("\r\n")
     assert lines[0] == "POST /ready?x=1 HTTP/1.1"
     assert {"Host: dstack", "X-One: 1", "User-Agent: me", "Content-Length: 11"} <= set(lines)
@@ -94,9 +97,9 @@ async def test_a_port_is_listened_on_when_connections_are_kept(replica: Replica,
 
     server = await asyncio.start_server(close, "127.0.0.1", 0)
     async with server:
-        assert not await listens(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    assert not await listens(f"unix:{tmp_path}/none.sock")
-    assert await listens(replica.address)
+        assert not await listens(LOCAL, f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert not await listens(LOCAL, f"unix:{tmp_path}/none.sock")
+    assert await listens(LOCAL, replica.address)
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -137,7 +140,7 @@ async def test_b6_a_replica_that_fails_leaves_the_balancing_but_never_the_last_o
             session.add_all(batch)
             await session.flush()
     repo = ServerProxyRepo(database)
-    prober = Prober(database, lambda: {instance.id: ""})
+    prober = Prober(database, lambda: {instance.id: ""}, LOCAL)
     prober.start()
 
     async def balanced() -> tuple[str, ...]:
@@ -193,7 +196,7 @@ async def test_probing_ends_once_ready_where_that_is_asked_for(database: Databas
             await session.flush()
     heard: list[str] = []
     database.wakeups.listen(heard.append)
-    prober = Prober(database, lambda: {instance.id: ""})
+    prober = Prober(database, lambda: {instance.id: ""}, LOCAL)
     prober.start()
 
     async def is_told() -> bool:

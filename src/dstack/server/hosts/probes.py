@@ -19,6 +19,7 @@ from dstack.server import clock
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import probes as queries
 from dstack.server.db.queries.probes import ProbedJob
+from dstack.server.hosts.replicas import ReplicaDialer
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout
@@ -35,16 +36,18 @@ LAST_PAUSE_S = 1.0
 CONNECT_SECONDS = 5.0
 KEPT_SECONDS = 0.2
 """A connection that lasts so long has somebody at its end."""
-MAX_HEAD_BYTES = 65536
 HOST = "dstack"
 
 
 class Prober:
     """`watched` tells the hosts that this process watches: only replicas there are asked, each by one server."""
 
-    def __init__(self, database: Database, watched: Callable[[], Mapping[UUID, str]]) -> None:
+    def __init__(
+        self, database: Database, watched: Callable[[], Mapping[UUID, str]], dialer: ReplicaDialer
+    ) -> None:
         self._database = database
         self._watched = watched
+        self._dialer = dialer
         self._probing: dict[UUID, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -78,7 +81,7 @@ class Prober:
         for id in [id for id, task in self._probing.items() if id not in wanted or task.done()]:
             self._probing.pop(id).cancel()
         for id in wanted - self._probing.keys():
-            self._probing[id] = asyncio.ensure_future(_probe(self._database, jobs[id]))
+            self._probing[id] = asyncio.ensure_future(_probe(self._database, self._dialer, jobs[id]))
 
     async def stop(self) -> None:
         self._deaf()
@@ -89,13 +92,13 @@ class Prober:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _probe(database: Database, job: ProbedJob) -> None:
+async def _probe(database: Database, dialer: ReplicaDialer, job: ProbedJob) -> None:
     """Returns when nothing is to be asked any more."""
     if job.probe_streaks is not None:
-        await ReplicaProbes(database, job, job.probe_streaks).run()
+        await ReplicaProbes(database, dialer, job, job.probe_streaks).run()
         return
     pause = FIRST_PAUSE_S
-    while not await listens(job.service_address):
+    while not await listens(dialer, job.service_address):
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, LAST_PAUSE_S)
     try:
@@ -105,11 +108,11 @@ async def _probe(database: Database, job: ProbedJob) -> None:
         logger.warning("job=%s that it listens could not be recorded: %s", job.id, error.detail)
 
 
-async def listens(address: str) -> bool:
+async def listens(dialer: ReplicaDialer, address: str) -> bool:
     """Whether somebody takes connections there, and keeps them: a forwarder in front of nobody closes them."""
     try:
         async with timeout(CONNECT_SECONDS):
-            reader, writer = await _connect(address)
+            reader, writer = await dialer.connect(address)
     except (OSError, TimeoutError, asyncio.TimeoutError):
         return False
     try:
@@ -125,9 +128,10 @@ async def listens(address: str) -> bool:
 class ReplicaProbes:
     """All probes of one replica; `run` returns when none is to be made any more."""
 
-    def __init__(self, database: Database, job: ProbedJob, streaks: str) -> None:
+    def __init__(self, database: Database, dialer: ReplicaDialer, job: ProbedJob, streaks: str) -> None:
         """`streaks`: JSON of what was seen until now."""
         self._database = database
+        self._dialer = dialer
         self._job = job
         self._probes = JobSpec.model_validate_json(job.job_spec, extra="ignore").probes
         self._streaks: list[int] = json.loads(streaks)
@@ -139,7 +143,7 @@ class ReplicaProbes:
 
     async def _repeat(self, index: int, probe: ProbeSpec) -> None:
         while not (probe.until_ready and self._is_ready):
-            succeeded = await is_successful(probe, self._job.service_address)
+            succeeded = await is_successful(probe, self._dialer, self._job.service_address)
             try:
                 if not await self._record(index, succeeded=succeeded):
                     return
@@ -164,20 +168,20 @@ class ReplicaProbes:
         return all(streak >= probe.ready_after for streak, probe in zip(self._streaks, self._probes, strict=True))
 
 
-async def is_successful(probe: ProbeSpec, address: str) -> bool:
+async def is_successful(probe: ProbeSpec, dialer: ReplicaDialer, address: str) -> bool:
     """Whether the replica answers with 2xx in time; redirects are not followed."""
     try:
         async with timeout(probe.timeout):
-            status = await _ask(probe, address)
+            status = await _ask(probe, dialer, address)
     except (OSError, TimeoutError, asyncio.TimeoutError, ValueError, EOFError) as error:
         logger.debug("probe of %s at %s: %s", probe.url, address, error)
         return False
     return 200 <= status < 300
 
 
-async def _ask(probe: ProbeSpec, address: str) -> int:
+async def _ask(probe: ProbeSpec, dialer: ReplicaDialer, address: str) -> int:
     """The status of the final answer. Raises OSError, EOFError or ValueError where there is none."""
-    reader, writer = await _connect(address)
+    reader, writer = await dialer.connect(address)
     try:
         writer.write(request_bytes(probe))
         await writer.drain()
@@ -191,13 +195,6 @@ async def _ask(probe: ProbeSpec, address: str) -> int:
                 return status
     finally:
         writer.transport.abort()
-
-
-async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.startswith("unix:"):
-        return await asyncio.open_unix_connection(address.removeprefix("unix:"), limit=MAX_HEAD_BYTES)
-    host, _, port = address.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), int(port), limit=MAX_HEAD_BYTES)
 
 
 def _status(head: bytes) -> int:

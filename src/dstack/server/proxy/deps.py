@@ -16,6 +16,7 @@ from dstack.server.db.engine import Database
 from dstack.server.proxy.auth import ServerProxyAuth, members_only
 from dstack.server.proxy.loads import LoadReporter
 from dstack.server.proxy.repo import ServerProxyRepo
+from dstack.server.proxy.tunnels import ReplicaTunnels
 
 DEFAULT_HOLDING = HoldLimits(seconds=300, requests=1000)
 
@@ -28,22 +29,26 @@ class InServerProxy:
     loads: LoadReporter
     models: ModelsApp
     """To be mounted at `/proxy/models`."""
+    tunnels: ReplicaTunnels
 
     def start(self) -> None:
         """Needs a running event loop."""
         self.loads.start()
+        self.tunnels.start(self.dependencies.pool.open_addresses)
 
     async def stop(self) -> None:
         """Once the HTTP server has stopped."""
         await self.loads.stop()
         await self.models.close()
         self.dependencies.pool.close()
+        await self.tunnels.stop()
 
 
 def in_server_proxy(
     database: Database,
     access: Access,
     attempts: FailedAttempts,
+    tunnels: ReplicaTunnels,
     *,
     timeout: float = DEFAULT_TIMEOUT,
     holding: HoldLimits = DEFAULT_HOLDING,
@@ -55,7 +60,7 @@ def in_server_proxy(
 
     Raises `ValueError` for a wrong network.
     """
-    repo, stats, pool = ServerProxyRepo(database), ServiceStats(), Pool(timeout=timeout)
+    repo, stats, pool = ServerProxyRepo(database), ServiceStats(), Pool(timeout=timeout, ways=tunnels)
     loads = LoadReporter(database, stats, pool, clock.now)
     dependencies = ProxyDependencies(
         repo=repo,
@@ -73,4 +78,4 @@ def in_server_proxy(
         max_body_bytes=max_body_bytes,
         is_trusted=dependencies.is_trusted,
     )
-    return InServerProxy(dependencies, loads, models)
+    return InServerProxy(dependencies, loads, models, tunnels)

@@ -96,30 +96,42 @@ class SSHHosts:
 
     async def open(self, address: InstanceAddress) -> tuple[Any, Any]:
         """Reader and writer to the agent of that host, over its one connection. Raises HostError kinds."""
-        async with self._channel(address) as (connection, path):
-            return await connection.open_unix_connection(path, encoding=None)
+        async with self._channel(UUID(address.backend_id), "No agent answers") as connection:
+            return await connection.open_unix_connection(address.remote_agent_socket or "", encoding=None)
 
     async def dial(self, address: InstanceAddress, factory: Callable[[], P]) -> P:
         """The same, for a protocol that takes the bytes as they come."""
-        async with self._channel(address) as (connection, path):
+        async with self._channel(UUID(address.backend_id), "No agent answers") as connection:
             protocol = factory()
             session: Any = ChannelSession(protocol)
+            path = address.remote_agent_socket or ""
             await connection.create_unix_connection(lambda: session, path, encoding=None)
             return protocol
 
+    async def dial_port(
+        self, instance_id: UUID, port: int, protocol: asyncio.BaseProtocol
+    ) -> asyncio.WriteTransport:
+        """Connects the protocol to a port on the loopback of that host. Raises HostError kinds."""
+        async with self._channel(instance_id, f"Nobody answers on port {port}") as connection:
+            session: Any = ChannelSession(protocol)
+            await connection.create_connection(lambda: session, "localhost", port, encoding=None)
+            transport: asyncio.WriteTransport = session.transport
+            return transport
+
     @asynccontextmanager
-    async def _channel(self, address: InstanceAddress) -> AsyncIterator[tuple[asyncssh.SSHClientConnection, str]]:
+    async def _channel(self, instance_id: UUID, nobody: str) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        """`nobody`: what it means that the host opens no channel, for people."""
         import asyncssh  # noqa: PLC0415 - loaded with the first host
 
-        instance_id = UUID(address.backend_id)
         connection = await self._connect(instance_id)
+        host = connection.get_extra_info("peername", ("the host",))[0]
         try:
-            yield connection, address.remote_agent_socket or ""
+            yield connection
         except asyncssh.ChannelOpenError as error:
-            raise Unreachable(f"No agent answers on {address.hostname}: {error.reason}") from error
+            raise Unreachable(f"{nobody} on {host}: {error.reason}") from error
         except (asyncssh.Error, OSError) as error:
             self._drop(instance_id, connection)
-            raise Unreachable(f"The connection to {address.hostname} broke", detail=str(error)) from error
+            raise Unreachable(f"The connection to {host} broke", detail=str(error)) from error
 
     async def _connect(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
         known = self._connections.get(instance_id)

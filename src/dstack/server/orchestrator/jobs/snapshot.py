@@ -22,6 +22,8 @@ from dstack.server import clock
 from dstack.server.db.engine import wake
 from dstack.server.db.queries import loads, metrics
 from dstack.server.db.tables import InstanceRow, JobMetricsPointRow, JobRow, JobVolumeRow, RunRow, VolumeRow
+from dstack.server.hosts.connections import parse_address
+from dstack.server.hosts.replicas import replica_address
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, rank
 from dstack.server.orchestrator.jobs import effects, rules
@@ -278,7 +280,8 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
     spec = json.loads(job_spec)
     if is_running and spec["service_port"] is not None and spec["job_num"] == 0:
         port = spec["service_port"]
-        values["service_address"] = f"{address['hostname']}:{ports.get(port, port)}"
+        where = parse_address(instance.address or "{}")
+        values["service_address"] = replica_address(instance.id, where, ports.get(port, port))
         values["probe_streaks"] = json.dumps([0 for _ in spec["probes"]]) if spec["probes"] else None
         values["healthy"] = False
     return values
