@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
 from tests.e2e.harness import Cli, wait_for
+
+from dstack.agent.executors.cgroups import Cgroups
 
 VERSION = "{}.{}".format(*sys.version_info[:2])
 CONFIGURATION = """\
@@ -74,3 +77,16 @@ def test_a_job_that_does_not_heed_is_given_as_long_as_it_asks_for(cli: Cli) -> N
     assert cli("stop", "deaf", "-y")[0] == 0
     cli.server.wait_run("deaf", "terminated")
     assert cli.server.log("deaf").startswith(b"up\nasked\n")
+
+
+def test_a_job_gets_no_more_memory_than_its_file_asks_for_at_most(cli: Cli) -> None:
+    limits = Cgroups("end2end")
+    limits.close()
+    if limits.error:
+        pytest.skip(limits.error)
+    cli.write(
+        "type: task\nname: greedy\nresources: {cpu: 1.., memory: 0.05GB..0.0625GB, disk: 0.1GB..}\n"
+        f"commands: [\"{sys.executable} -c 'print(len(200 * 2**20 * bytes([1])))'\"]\n"
+    )
+    out = cli("apply", "-y")[1]
+    assert "exited (137) (killed because it used more memory than it may (64MB))" in out
