@@ -19,7 +19,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dstack.core.configurations import fleet, gateway, profiles, service, task, volume
+from dstack.core.configurations import fleet, gateway, preset, profiles, service, task, volume
 from dstack.core.configurations.dev_environment import DevEnvironmentConfiguration
 from dstack.core.resources import Range
 
@@ -82,6 +82,13 @@ PAGES = (
         (gateway.GatewayConfiguration,),
     ),
     Page(
+        "preset",
+        "Presets",
+        "`type: preset`: a model, for which a coding agent finds a good way to serve it; see "
+        "[presets](../../guides/presets.md).",
+        (preset.PresetConfiguration,),
+    ),
+    Page(
         "profiles",
         "Profiles",
         "`.dstack/profiles.yml`, beside the configuration or in the home folder: named sets of parameters.",
@@ -104,6 +111,8 @@ WORDS = {
     "AbsolutePath": "absolute path",
     "Port": "port",
     "GroupName": "text",
+    "Text": "text",
+    "Provider": "`claude`, `codex`",
     "ReplicaRange": "whole number or range",
 }
 """Types that have names of their own in the source."""

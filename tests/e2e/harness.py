@@ -194,6 +194,7 @@ class Cli:
     """`dstack` as a person runs it, in a folder and at the home of the server."""
 
     server: ServerProcess
+    env: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -205,7 +206,7 @@ class Cli:
         return subprocess.Popen(
             [sys.executable, "-m", "dstack", *argv],
             cwd=self.folder,
-            env=clean_environment(self.server.home, FROM_HERE="passed on"),
+            env=clean_environment(self.server.home, FROM_HERE="passed on", **self.env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -65,6 +65,12 @@ def _tokens(at: Context) -> Iterable[str]:
     return [str(token["name"]) for token in at.rest.tokens.list()]
 
 
+def _presets(_: argparse.Namespace) -> Iterable[str]:
+    from dstack.cli.presets.sessions import iter_sessions
+
+    return [name for session in iter_sessions() for name in (session.id, session.name)]
+
+
 NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "runs": _of_project(_runs),
     "fleets": _named("fleets"),
@@ -75,5 +81,6 @@ NAMES: dict[str, Callable[[argparse.Namespace], Iterable[str]]] = {
     "imports": _of_project(_imports),
     "tokens": _of_project(_tokens),
     "projects": _projects,
+    "presets": _presets,
 }
 """What can be completed, and how its names are found."""

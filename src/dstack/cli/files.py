@@ -15,6 +15,7 @@ from dstack.core.configurations import (
     DevEnvironmentConfiguration,
     FleetConfiguration,
     GatewayConfiguration,
+    PresetConfiguration,
     ServiceConfiguration,
     TaskConfiguration,
     parse_apply_configuration,
@@ -31,6 +32,7 @@ _MODELS = (
     DevEnvironmentConfiguration,
     FleetConfiguration,
     GatewayConfiguration,
+    PresetConfiguration,
 )
 
 

@@ -32,6 +32,7 @@ COMMANDS = (
     Command("logs", "dstack.cli.commands.logs", "Show the logs of a run"),
     Command("metrics", "dstack.cli.commands.metrics", "Show what the jobs of a run use"),
     Command("offer", "dstack.cli.commands.offer", "Show what compute is on offer"),
+    Command("preset", "dstack.cli.commands.preset", "Have a good way to serve a model found, and keep it"),
     Command("project", "dstack.cli.commands.project", "Manage the projects on file", has_project=False),
     Command("ps", "dstack.cli.commands.ps", "Show runs"),
     Command("run", "dstack.cli.commands.run", "Show a run as JSON"),

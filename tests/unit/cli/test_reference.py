@@ -13,13 +13,7 @@ from dstack.cli.main import build_parser
 
 PAGE = (Path(__file__).parents[2] / "reference" / "cli.md").read_text()
 FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*", re.IGNORECASE)
-ELSEWHERE = {
-    "preset": "presets are made by a coding agent and kept by a hosted service, neither of which there is here",
-}
-"""Commands of the reference that this program does not have."""
 ALIASES = ("destroy",)
-NOT_APPLIED = {"--keep-service", "--trials", "--previous"}
-"""Flags of configurations of presets."""
 
 
 def section(title: str) -> str:
@@ -62,17 +56,22 @@ def profile_flags() -> set[str]:
 
 
 def other_commands() -> list[tuple[str, set[str]]]:
-    """Each command of the second table with its flags; of several in a row, deleting has those beside it."""
+    """Each command of the second table with its flags; of several in a row, deleting has those beside it, or
+    the one that is named there."""
     found: list[tuple[str, set[str]]] = []
     for names, beside, *_ in tables(section("### Others"))[0][1:]:
         flags = {flag for span in code(beside) for flag in FLAG.findall(span)}
         flags |= profile_flags() if "profile flags" in beside else set()
         commands = [(named(span, code(names)[0]), set(FLAG.findall(span))) for span in code(names)]
         is_list = {command.removesuffix(" list") for command, _ in commands} == {commands[0][0]}
+        owner = re.match(r"`(\w+)` also", beside)
         for command, inline in commands:
+            if owner:
+                found.append((command, inline | (flags if command.endswith(owner[1]) else set())))
+                continue
             takes = is_list or len(commands) == 1 or command.endswith("delete") or command in ALIASES
             found.append((command, inline | (flags if takes else set())))
-    return [(name, flags) for name, flags in found if name.split()[0] not in ELSEWHERE]
+    return found
 
 
 def named(span: str, first: str) -> str:
@@ -101,7 +100,7 @@ def test_apply_has_its_flags() -> None:
     common, by_type, _, *_ = tables(section("### `apply`"))
     parser = parser_of("apply")
     wanted = {flag for row in [*common[1:], *by_type[1:]] for span in code(row[0]) for flag in FLAG.findall(span)}
-    assert wanted - flags_of(parser) - NOT_APPLIED == set()
+    assert wanted - flags_of(parser) == set()
     assert profile_flags() - flags_of(parser) == set()
 
 
@@ -114,16 +113,24 @@ def test_a_type_has_the_flags_of_its_column(number: int) -> None:
     add_type_arguments(parser, kind)
     here = flags_of(parser)
     for row in by_type[1:]:
-        flags = {flag for span in code(row[0]) for flag in FLAG.findall(span)} - NOT_APPLIED
+        flags = {flag for span in code(row[0]) for flag in FLAG.findall(span)}
         flags = flags or (profile_flags() if row[0].startswith("profile flags") else set())
         assert flags <= here if row[number + 1] == "x" else not flags & here, (kind, row[0])
+
+
+def test_presets_have_their_flags() -> None:
+    sentence = section("### `apply`").split("Preset type adds: ", 1)[1].split("\n", 1)[0]
+    parser = argparse.ArgumentParser(add_help=False)
+    add_type_arguments(parser, "preset")
+    here = flags_of(parser)
+    assert {*FLAG.findall(" ".join(code(sentence))), "--name", *profile_flags()} <= here
+    assert "--env" not in here
 
 
 def test_where_the_project_may_be_chosen() -> None:
     sentence = PAGE.split("`--project NAME` exists on: ", 1)[1].split(".", 1)[0]
     for command in sentence.split(", "):
-        if command not in ELSEWHERE:
-            assert "--project" in flags_of(parser_of(command)), command
+        assert "--project" in flags_of(parser_of(command)), command
 
 
 def test_the_alias_of_delete() -> None:

@@ -59,6 +59,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "Dev environment": {"type": "dev-environment"},
     "Fleet": {"type": "fleet"},
     "Volume": {"type": "volume"},
+    "Preset": {"type": "preset", "model": {"repo": "m"}},
     "Type discriminator": {},
 }
 BETTER = {
@@ -106,6 +107,7 @@ TAGS = {
     "service",
     "fleet",
     "volume",
+    "preset",
     "aws",
     "gcp",
     "dev-environment",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from dstack.cli.commands.preset import add_making_arguments
 from dstack.cli.errors import CliError
 from dstack.cli.overrides import add_offer_arguments, add_profile_arguments, add_resource_arguments
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dstack.cli.files import ConfigurationFile
 
 RUN_TYPES = ("task", "dev-environment", "service")
-TYPES = (*RUN_TYPES, "fleet", "gateway", "volume")
+TYPES = (*RUN_TYPES, "fleet", "gateway", "volume", "preset")
 MAX_OFFERS = 3
 STDIN = "-"
 
@@ -43,7 +44,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 def add_type_arguments(parser: argparse.ArgumentParser, kind: str | None) -> None:
     """Adds the flags that fit a type of configuration; all of them for None."""
     parser.add_argument("-n", "--name", help="The resource's name")
+    if kind in (None, "preset"):
+        add_making_arguments(parser)
     if kind in ("gateway", "volume"):
+        return
+    if kind == "preset":
+        add_profile_arguments(parser)
         return
     parser.add_argument(
         "-e", "--env", action="append", metavar="KEY[=VALUE]", help="A variable; KEY copies yours (repeatable)"
@@ -88,6 +94,10 @@ def _apply(context: Context, file: ConfigurationFile, kind: str, args: argparse.
         from dstack.cli.applying.gateways import apply_gateway
 
         return apply_gateway(context, file, args)
+    if kind == "preset":
+        from dstack.cli.applying.presets import apply_preset
+
+        return apply_preset(context, file, args)
     if kind == "volume":
         from dstack.cli.applying.volumes import apply_volume
 

@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
 
     configuration = load_configuration(args.file).configuration
     name, kind = configuration.name, str(getattr(configuration, "type", ""))
+    if kind == "preset":
+        raise CliError("Presets are kept on this machine: `dstack preset delete NAME` deletes one")
     if name is None:
         raise CliError("The configuration has no 'name', so nothing can be told to be its own")
     context = connect(args)

@@ -12,6 +12,7 @@ from dstack.core.configurations.files import (
 )
 from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.configurations.gateway import GatewayConfiguration
+from dstack.core.configurations.preset import PresetConfiguration
 from dstack.core.configurations.service import ServiceConfiguration
 from dstack.core.configurations.task import TaskConfiguration
 from dstack.core.configurations.volume import VolumeConfiguration
@@ -22,6 +23,7 @@ __all__ = [
     "DevEnvironmentConfiguration",
     "FleetConfiguration",
     "GatewayConfiguration",
+    "PresetConfiguration",
     "ServiceConfiguration",
     "TaskConfiguration",
     "VolumeConfiguration",

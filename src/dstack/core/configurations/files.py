@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from dstack.core.configurations.dev_environment import DevEnvironmentConfiguration
 from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.configurations.gateway import GatewayConfiguration
+from dstack.core.configurations.preset import PresetConfiguration
 from dstack.core.configurations.service import ServiceConfiguration
 from dstack.core.configurations.task import TaskConfiguration
 from dstack.core.configurations.volume import VolumeConfiguration
@@ -23,7 +24,8 @@ AnyApplyConfiguration = Annotated[
     | ServiceConfiguration
     | FleetConfiguration
     | GatewayConfiguration
-    | VolumeConfiguration,
+    | VolumeConfiguration
+    | PresetConfiguration,
     Field(discriminator="type"),
 ]
 
