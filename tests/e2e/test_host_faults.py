@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from tests.e2e.harness import Cli, ServerProcess, wait_for
 from tests.e2e.on_prem import apply, instance_of, instances, job_history, ssh_fleet, wait_idle, wait_told
 from tests.fixtures.docker import BUSYBOX_IMAGE
-from tests.fixtures.ssh_hosts import SSHNetwork
+from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 
 PYTHONS = sorted(
     {str(path.resolve()) for path in Path("/usr/bin").glob("python3*") if path.name[7:].strip(".0123456789") == ""}
@@ -48,8 +52,12 @@ def test_each_host_says_what_it_lacks(server: ServerProcess, ssh_network: SSHNet
     wait_told(server, full_tmp, "No space left on device")
     full.run("mount -o remount,size=200m /var/lib/dstack")
     gone.start()
-    for host in (full, gone):
-        wait_for("the host that is mended", lambda host=host: instance_of(server, host)["status"] == "idle", 90)
+    wait_mended(server, full)
+    wait_mended(server, gone)
+
+
+def wait_mended(server: ServerProcess, host: SSHHost) -> None:
+    wait_for("the host that is mended", lambda: instance_of(server, host)["status"] == "idle", 90)
 
 
 def test_an_image_is_asked_of_a_host_without_docker(server: ServerProcess, ssh_network: SSHNetwork) -> None:
@@ -99,6 +107,47 @@ def test_the_disk_fills_up_under_a_job(cli: Cli, ssh_network: SSHNetwork) -> Non
     host.run("rm /var/lib/dstack/filler")
     server.wait_run("talks", "done")
     assert cli("logs", "talks") == (0, "".join(f"{number}\n" for number in range(1, 50_001)))
+
+
+def test_clocks_of_hosts_are_an_hour_off(server: ServerProcess, ssh_network: SSHNetwork) -> None:
+    """Jobs, their times and their output are as on any other host: nothing is decided by a host's clock."""
+    ahead, behind = ssh_network.add(), ssh_network.add()
+    ahead.set_clock("+1h")
+    behind.set_clock("-1h")
+    apply(server, ssh_fleet(ssh_network, [ahead.address, behind.address]))
+    by_address = {one["hostname"]: one["name"] for one in wait_idle(server, 2)}
+    began = datetime.now(timezone.utc)
+    for name, host in (("ahead", ahead), ("behind", behind)):
+        assert abs(clock_error(host)) > 3000
+        script = ["for i in 1 2 3; do echo $i; sleep 0.1; done", "sleep 1000"]
+        on_it = {"fleets": ["onprem"], "instances": [by_address[host.address]]}
+        server.submit(name, script, max_duration=MAX_SECONDS, **on_it)
+    for name in ("ahead", "behind"):
+        run = server.wait_run(name, "terminated", "failed")
+        job = run["jobs"][0]["job_submissions"][-1]
+        assert job["termination_reason"] == "max_duration_exceeded"
+        told = {"run_name": name, "job_submission_id": job["id"], "limit": 100}
+        logs = server.post("/api/project/main/logs/poll", told)["logs"]
+        assert [base64.b64decode(record["message"]) for record in logs] == [b"1\n", b"2\n", b"3\n"]
+        times = [moment(record["timestamp"]) for record in logs]
+        assert times == sorted(times)
+        assert began - SLACK < times[0] <= times[-1] < datetime.now(timezone.utc) + SLACK
+        assert began - SLACK < moment(job["submitted_at"]) < moment(job["finished_at"])
+        assert moment(job["finished_at"]) < datetime.now(timezone.utc) + SLACK
+
+
+def clock_error(host: SSHHost) -> float:
+    """Of its agent, in seconds."""
+    told = host.run("curl -s --unix-socket /var/lib/dstack/agent.sock http://agent/v1/info")
+    return float(json.loads(told)["clock"]) - time.time()
+
+
+MAX_SECONDS = 3
+SLACK = timedelta(minutes=1)
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 @pytest.mark.parametrize("options", [(), ("--live-restore",)], ids=["ends-containers", "live-restore"])

@@ -6,7 +6,8 @@ import contextlib
 import ctypes
 import os
 import signal
-from typing import Dict, Iterator, List, NamedTuple
+import time
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -105,6 +106,14 @@ def inner_pid(pid: int) -> int:
             if line.startswith("NSpid:"):
                 return int(line.split()[-1])
     raise ProcessLookupError(f"there is no process {pid}")
+
+
+def ran_seconds(pid: int) -> Optional[float]:
+    """Since it was started, whatever has been done to the clock since then; None when it is gone."""
+    fields = _stat(pid)
+    if not fields:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _ignores(pid: int, number: int) -> bool:

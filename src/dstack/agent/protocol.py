@@ -325,6 +325,8 @@ class AgentInfo(_Message):
     """What of a task does not limit processes and why, in words for the user; empty: all does."""
     archive_sha256: str = ""
     """Of the file that the agent runs from; empty for one that runs from its sources."""
+    clock: float = 0
+    """The host's clock as it answers, in seconds since the epoch; 0 from agents that do not tell."""
     host: Dict[str, Any] = dataclasses.field(default_factory=dict)
     """`hostname, arch, cpus, memory_bytes, disk_bytes, addresses, gpus: [{vendor, name, memory_mib}],
     gpu_driver_version`"""

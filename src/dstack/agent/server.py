@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import uuid
 import zipfile
 from typing import Any, AsyncIterator, Dict, List, Optional
@@ -130,6 +131,7 @@ class Agent:
             container_error=container_error,
             limits_error=self.limits_error,
             archive_sha256=self.archive_sha256,
+            clock=time.time(),
             host=self.host,
         )
         return json_response(info.to_json())

@@ -62,6 +62,8 @@ class ContainerExecutor:
         self._flows: Dict[str, asyncio.Task[None]] = {}
         self._stops: Dict[str, asyncio.Event] = {}
         self._known: Dict[str, Dict[str, Any]] = {}
+        self._overdue: Set[str] = set()
+        """Tasks that are ended because they have run for as long as they may."""
         self._out_of_sight: Set[str] = set()
         """Tasks that ran when Docker stopped answering, until it tells that their containers still run."""
         self._helpers: Dict[str, List[helper.HelperProgram]] = {}
@@ -90,6 +92,7 @@ class ContainerExecutor:
     async def forget(self, task: Task) -> None:
         self._stops.pop(task.id, None)
         self._known.pop(task.id, None)
+        self._overdue.discard(task.id)
         self._out_of_sight.discard(task.id)
         try:
             await self._remove(task)
@@ -209,7 +212,7 @@ class ContainerExecutor:
         if found["State"]["Running"]:
             self._out_of_sight.discard(task.id)
         self._running(task, found)
-        await self._follow(task, found["Id"])
+        await self._follow(task, found)
 
     async def _start_unless_stopped(self, task: Task) -> Optional[Dict[str, Any]]:
         """The started container; None when the task was to be stopped before."""
@@ -280,16 +283,17 @@ class ContainerExecutor:
             username=found["Config"]["User"] or "root",
         )
 
-    async def _follow(self, task: Task, container: str) -> None:
+    async def _follow(self, task: Task, found: Dict[str, Any]) -> None:
         """Until the container has ended and its output is written."""
+        container = found["Id"]
         pumping = asyncio.ensure_future(self._read_log(task, container, follow=True))
-        stopping = asyncio.ensure_future(self._stop_in_time(task, container))
+        stopping = asyncio.ensure_future(self._stop_in_time(task, container, _seconds_left(task, found)))
         try:
             await self._docker.call("POST", f"/containers/{container}/wait", seconds=None)
             await pumping
             await self._read_log(task, container, follow=False)  # following may miss the last of it
             found = await self._inspect(container)
-            reason, message, status = _ending(task, found["State"])
+            reason, message, status = _ending(task, found["State"], is_overdue=task.id in self._overdue)
             if reason == EXITED_WITH_ERROR and not message and task.id in self._out_of_sight:
                 message = "Docker was stopped or restarted on the host, and the container ended with it"
             self._tasks.end(task, reason, message, status)
@@ -322,16 +326,14 @@ class ContainerExecutor:
                     self._tasks.update(task, message=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _stop_in_time(self, task: Task, container: str) -> None:
+    async def _stop_in_time(self, task: Task, container: str, left: Optional[float]) -> None:
         """Interrupts the container when it has to stop or its time is over, and kills it after the grace."""
         assert task.spec
-        limit, left = task.spec.max_duration_seconds, None
-        if limit is not None and task.state.started_at is not None:
-            left = max(0.0, task.state.started_at + limit - time.time())
         try:
             await asyncio.wait_for(self._stops[task.id].wait(), left)
         except asyncio.TimeoutError:
-            _log.info("task %s has run for %s s, its limit", task.id, limit)
+            _log.info("task %s has run for %s s, its limit", task.id, task.spec.max_duration_seconds)
+            self._overdue.add(task.id)
         grace = task.spec.stop_grace_seconds
         if task.stop and task.stop.grace_seconds is not None:
             grace = task.stop.grace_seconds
@@ -380,14 +382,29 @@ class ContainerExecutor:
                 raise
 
 
-def _ending(task: Task, state: Dict[str, Any]) -> Tuple[str, str, int]:
-    """(reason, message, exit status) of a container that has ended."""
+def _seconds_left(task: Task, found: Dict[str, Any]) -> Optional[float]:
+    """How long a container may still run; None: as long as it likes, or it has ended.
+
+    By the host's clock, which may be set at any time, only where there is nothing else.
+    """
+    assert task.spec
+    limit, pid = task.spec.max_duration_seconds, int(found["State"]["Pid"])
+    if limit is None or not found["State"]["Running"]:
+        return None
+    ran = processes.ran_seconds(pid) if processes.is_in_container(pid, found["Id"]) else None
+    if ran is None:
+        ran = time.time() - (task.state.started_at or time.time())
+    return max(0.0, limit - ran)
+
+
+def _ending(task: Task, state: Dict[str, Any], *, is_overdue: bool) -> Tuple[str, str, int]:
+    """(reason, message, exit status) of a container that has ended. `is_overdue`: this agent has ended it."""
     assert task.spec
     status, limit = int(state["ExitCode"]), task.spec.max_duration_seconds
     if task.stop:
         return task.stop.reason, task.stop.message, status
     ran_seconds = (microseconds(state["FinishedAt"].encode()) - microseconds(state["StartedAt"].encode())) / 1e6
-    if limit is not None and ran_seconds >= limit and status:
+    if status and (is_overdue or (limit is not None and ran_seconds >= limit)):
         return MAX_DURATION_EXCEEDED, f"the job ran for {limit} s, its limit", status
     if state.get("OOMKilled") and status:
         return EXITED_WITH_ERROR, memory_message(task.spec.memory_bytes), status

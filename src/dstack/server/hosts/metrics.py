@@ -92,7 +92,7 @@ class MetricsCollector:
                 return None
         return {
             "job_id": job_id,
-            "timestamp_micro": told.timestamp_micro,
+            "timestamp_micro": self._ago_micro(0),  # the host's clock may be wrong, and ours decides what is old
             "cpu_usage_micro": told.cpu_usage_micro,
             "memory_usage_bytes": told.memory_usage_bytes,
             "memory_working_set_bytes": told.memory_working_set_bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from uuid import UUID
 
 from dstack.agent import protocol
@@ -25,8 +26,16 @@ ACKNOWLEDGE_EVERY_BYTES = 4 * 1024 * 1024
 class OutputFollower:
     """`run` returns when the task has ended and all of its output is stored, or when the task is gone."""
 
-    def __init__(self, client: AgentClient, job: watching.WatchedJob, database: Database, sink: LogSink) -> None:
+    def __init__(
+        self,
+        client: AgentClient,
+        job: watching.WatchedJob,
+        database: Database,
+        sink: LogSink,
+        by_our_clock: Callable[[int], int] = lambda timestamp_us: timestamp_us,
+    ) -> None:
         self._client = client
+        self._by_our_clock = by_our_clock
         self._job = job
         self._database = database
         self._sink = sink
@@ -76,7 +85,9 @@ class OutputFollower:
     async def _follow(self) -> None:
         position = acknowledged = max(self._begin, await self._sink.position(*self._key))
         async for data, end in self._client.follow_logs(str(self._job.id), position):
-            frames = [(timestamp, payload) for timestamp, payload, _ in protocol.iter_frames(data)]
+            frames = [
+                (self._by_our_clock(timestamp), payload) for timestamp, payload, _ in protocol.iter_frames(data)
+            ]
             await self._sink.append(*self._key, frames, end)
             position = end
             if self._told_error is not None:

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 5.0
+CLOCK_TOLERANCE_S = 5.0
+"""Clocks of hosts that differ from ours by less are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class HostWatcher:
         self._followers: dict[UUID, asyncio.Task[None]] = {}
         self._pending: dict[UUID, TaskState] = {}
         self._news = asyncio.Event()
+        self._clock_error_us = 0
+        """How far the host's clock is ahead of ours."""
 
     async def run(self) -> None:
         """Never returns by itself."""
@@ -86,6 +90,7 @@ class HostWatcher:
     async def _meet(self) -> None:
         """Learns who answers, and which tasks the host no longer knows: of those that it knew before we ask."""
         info = await self._client.info()
+        self._clock_error_us = _clock_error_us(info, self._context.now())
         told = await self._told(info)
         async with self._context.database.session() as session:
             jobs = await watching.list_live_jobs(session, self._instance_id)
@@ -112,6 +117,7 @@ class HostWatcher:
     async def _told(self, info: AgentInfo) -> dict[str, Any]:
         """What is recorded of an agent, and with `is_outdated` that this server brings a newer one."""
         told = info.to_json()
+        del told["clock"]
         if self._archive is not None:
             is_other = (await self._archive.get()).sha256 != info.archive_sha256
             told["is_outdated"] = is_other and _numbers(info.agent_version) <= _numbers(__version__)
@@ -169,9 +175,14 @@ class HostWatcher:
         """Output is followed from the moment the task runs until all of it is stored."""
         if state.status not in (protocol.RUNNING, protocol.ENDED) or job.logs_stored or job.id in self._followers:
             return
-        follower = OutputFollower(self._client, job, self._context.database, self._context.sink)
+        follower = OutputFollower(
+            self._client, job, self._context.database, self._context.sink, self._by_our_clock
+        )
         task = self._followers[job.id] = asyncio.ensure_future(follower.run())
         task.add_done_callback(lambda _: self._followers.pop(job.id, None))
+
+    def _by_our_clock(self, timestamp_us: int) -> int:
+        return timestamp_us - self._clock_error_us
 
     async def _forget(self, state: TaskState) -> None:
         """A task of which no live job is left: a leftover of a previous life."""
@@ -187,6 +198,12 @@ class HostWatcher:
         for task in followers:
             task.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+
+
+def _clock_error_us(info: AgentInfo, now: datetime) -> int:
+    """0 for what an answer may take to get here, and for agents that do not tell."""
+    error_seconds = info.clock - now.timestamp()
+    return int(error_seconds * 1_000_000) if info.clock and abs(error_seconds) > CLOCK_TOLERANCE_S else 0
 
 
 def _numbers(version: str) -> list[int]:
