@@ -13,7 +13,7 @@ import sys
 import time
 from typing import List, Optional
 
-from dstack.agent import host, http, logs, service, within
+from dstack.agent import host, http, leftovers, logs, service, within
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.cgroups import Cgroups
 from dstack.agent.executors.container import ContainerExecutor
@@ -157,8 +157,10 @@ class AgentProcess:
         notifications.close()
 
     async def _remove_leftovers(self) -> None:
+        looking = asyncio.get_running_loop().run_in_executor
+        await looking(None, leftovers.remove, self._folder, lambda id: self.tasks.find(id) is not None)
         try:
-            await self.containers.remove_leftovers()
+            await self.containers.remove_leftovers(leftovers.is_installed(self._folder))
         except DockerError as error:
             _log.info("no look for left containers: %s", error)
 

@@ -184,6 +184,18 @@ def kill_descendants(root: int) -> bool:
     return bool(found)
 
 
+def named(name: str) -> Iterator[int]:
+    """Processes of that name (`ps -o comm`)."""
+    for pid in _pids():
+        try:
+            with open(f"/proc/{pid}/comm", errors="replace") as file:
+                found = file.read().rstrip("\n")
+        except OSError:  # ended meanwhile
+            continue
+        if found == name:
+            yield pid
+
+
 def with_variable(name: str, value: str) -> Iterator[int]:
     """Processes that were started with this environment variable, whoever their parent is by now."""
     wanted = f"{name}={value}".encode()

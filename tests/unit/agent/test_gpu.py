@@ -76,7 +76,7 @@ def test_a_process_sees_its_accelerators_alone(tmp_path: Path) -> None:
 
 
 def test_a_container_gets_its_accelerators_alone() -> None:
-    config = container_config(spec(1), "agent", [Gpu("nvidia", "A100", 81920, "GPU-2f")])
+    config = container_config(spec(1), {}, [Gpu("nvidia", "A100", 81920, "GPU-2f")])
     assert config["HostConfig"]["DeviceRequests"] == [{"Capabilities": [["gpu"]], "DeviceIDs": ["GPU-2f"]}]
-    config = container_config(spec(1), "agent", [Gpu("amd", "MI300X", 196592, "3")])
+    config = container_config(spec(1), {}, [Gpu("amd", "MI300X", 196592, "3")])
     assert config["Env"] == ["ROCR_VISIBLE_DEVICES=3"]

@@ -18,6 +18,7 @@ from dstack.agent.executors.container_delivery import DeliveryError, deliver
 from dstack.agent.executors.container_log import ContainerLog, microseconds
 from dstack.agent.executors.container_spec import (
     AGENT_LABEL,
+    FOLDER_LABEL,
     TASK_LABEL,
     SpecError,
     container_config,
@@ -59,6 +60,7 @@ class ContainerExecutor:
         self._gpus = gpus
         self._docker = docker
         self._agent_id = agent_id
+        self._labels = {AGENT_LABEL: agent_id, FOLDER_LABEL: tasks.folder}
         self._flows: Dict[str, asyncio.Task[None]] = {}
         self._stops: Dict[str, asyncio.Event] = {}
         self._known: Dict[str, Dict[str, Any]] = {}
@@ -159,11 +161,15 @@ class ContainerExecutor:
             flow.cancel()
         await asyncio.gather(*flows, return_exceptions=True)
 
-    async def remove_leftovers(self) -> None:
-        """Removes containers of this agent whose task is not known any more."""
-        for container in await self._list(f"{AGENT_LABEL}={self._agent_id}"):
-            if self._tasks.find(container["Labels"].get(TASK_LABEL, "")) is None:
-                await self._delete(container["Id"])
+    async def remove_leftovers(self, has_host: bool) -> None:
+        """Removes containers of this agent whose task is not known any more.
+
+        One that `has_host`, with its Docker, for itself: also those of an agent that was in its folder before.
+        """
+        for label in (AGENT_LABEL, FOLDER_LABEL) if has_host else (AGENT_LABEL,):
+            for container in await self._list(f"{label}={self._labels[label]}"):
+                if self._tasks.find(container["Labels"].get(TASK_LABEL, "")) is None:
+                    await self._delete(container["Id"])
 
     async def _run(self, task: Task) -> None:
         """The whole life of a task; begins where an agent before this one stopped."""
@@ -264,7 +270,7 @@ class ContainerExecutor:
         found = await self._find(task)
         if found is not None:
             return str(found["Id"])
-        config = container_config(spec, self._agent_id, self._gpus.of(task.state.gpu_ids))
+        config = container_config(spec, self._labels, self._gpus.of(task.state.gpu_ids))
         name = container_name(spec)
         made = await self._docker.call("POST", "/containers/create", {"name": name}, config, seconds=START_SECONDS)
         return str(made["Id"])

@@ -13,6 +13,7 @@ from dstack.agent.protocol import TaskSpec
 
 TASK_LABEL = "dstack.task"
 AGENT_LABEL = "dstack.agent"
+FOLDER_LABEL = "dstack.agent.folder"
 DEVICES = {"amd": ["/dev/kfd", "/dev/dri"], "tenstorrent": ["/dev/tenstorrent"]}
 LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "1g", "max-file": "4"}}
 
@@ -26,12 +27,12 @@ def container_name(spec: TaskSpec) -> str:
     return re.sub(r"[^a-zA-Z0-9_.-]", "-", "{}-{}".format(spec.name.lstrip("-._") or "task", spec.id[:8]))
 
 
-def container_config(spec: TaskSpec, agent_id: str, gpus: List[Gpu]) -> Dict[str, Any]:
-    """The body of Docker's create call. Raises SpecError."""
+def container_config(spec: TaskSpec, labels: Dict[str, str], gpus: List[Gpu]) -> Dict[str, Any]:
+    """The body of Docker's create call. `labels`: of the agent. Raises SpecError."""
     config: Dict[str, Any] = {
         "Image": spec.image,
         "Env": [f"{name}={value}" for name, value in {**_gpu_environment(gpus), **spec.env}.items()],
-        "Labels": {TASK_LABEL: spec.id, AGENT_LABEL: agent_id},
+        "Labels": {TASK_LABEL: spec.id, **labels},
         "Tty": True,
         "ExposedPorts": {f"{port}/tcp": {} for port in spec.ports},
         "HostConfig": _host_config(spec, gpus),

@@ -37,6 +37,7 @@ from dstack.agent.protocol import TaskSpec
 from dstack.agent.tasks import credential_files
 
 TASK_VARIABLE = "DSTACK_AGENT_TASK"
+PROCESS_NAME = "dstack-task"
 PARTIAL_LINE_SECONDS = 0.02
 GATHER_SECONDS = 0.01
 """Lines that come so soon after others were written wait for more: what comes thick and fast is written, told and
@@ -96,7 +97,7 @@ def _detach(folder: str, lock: int) -> None:
             with contextlib.suppress(OSError):
                 os.close(int(name))
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - lives as long as this process
-    processes.name_this_process("dstack-task")
+    processes.name_this_process(PROCESS_NAME)
     processes.adopt_orphans()
 
 
