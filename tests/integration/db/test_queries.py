@@ -119,6 +119,25 @@ async def test_listing_runs_walks_an_index(database: Database, project: ProjectR
             assert "TEMP B-TREE" not in plan
 
 
+async def test_listing_events_of_a_type_walks_an_index(
+    database: Database, project: ProjectRow, owner: UserRow
+) -> None:
+    async with database.transaction() as session:
+        for number in range(3000):
+            kind = ("run", "job")[number % 2]
+            target = Target(kind, uuid.uuid4(), f"{kind}-{number}", project.id)
+            await events.record(session, "changed", actor=None, targets=[target])
+    async with database.transaction() as session:
+        await session.execute(text("ANALYZE"))
+        query = event_queries.page_query(EventFilter(include_target_types=["job"]), database.dialect)
+        statement = query.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN QUERY PLAN" if database.dialect == "sqlite" else "EXPLAIN"
+        plan = " ".join(str(row) for row in await session.execute(text(f"{explain} {statement}")))
+    assert "ix_events_recorded" in plan, plan
+    assert "ix_event_targets_event" in plan, plan
+    assert "TEMP B-TREE" not in plan, plan
+
+
 async def test_events_are_filtered_and_paged(database: Database, project: ProjectRow, owner: UserRow) -> None:
     [run] = await add_runs(database, project, owner, 1)
     job = job_row(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, exists, or_, select, union_all
@@ -46,19 +47,25 @@ async def list_page(
 ) -> tuple[Sequence[RowMapping], dict[UUID, list[RowMapping]]]:
     """Two queries: events with `actor_name`, `is_actor_deleted`; and their targets by event id, with
     `project_name` and `is_project_deleted`."""
+    query = page_query(wanted, session.get_bind().dialect.name)
+    events = (await session.execute(query)).mappings().all()
+    return events, await _targets_of(session, [event["id"] for event in events])
+
+
+def page_query(wanted: EventFilter, dialect: str) -> Select[Any]:
+    """The first of the two, for a database of that dialect."""
     query = select(
         *EventRow.__table__.c, UserRow.name.label("actor_name"), UserRow.deleted.label("is_actor_deleted")
     ).outerjoin(UserRow, UserRow.id == EventRow.actor_user_id)
     query = query.where(*(EventRow.id.in_(ids) for ids in _narrow(wanted)))
-    for condition in _wide(wanted):
+    for condition in _wide(wanted, dialect):
         query = query.where(exists().where(T.event_id == EventRow.id, condition))
     if wanted.actors is not None:
         query = query.where(_is_actor(wanted.actors))
     query = query.where(*_further(wanted))
     at, id_ = EventRow.recorded_at, EventRow.id
     order = (at.asc(), id_.asc()) if wanted.ascending else (at.desc(), id_.desc())
-    events = (await session.execute(query.order_by(*order).limit(wanted.limit))).mappings().all()
-    return events, await _targets_of(session, [event["id"] for event in events])
+    return query.order_by(*order).limit(wanted.limit)
 
 
 def _narrow(wanted: EventFilter) -> list[EventIds]:
@@ -80,15 +87,17 @@ def _events_of(kind: str, ids: Sequence[UUID] | Select[UUID]) -> Select[UUID]:
     return select(T.event_id).where(T.entity_type == kind, T.entity_id.in_(ids))
 
 
-def _wide(wanted: EventFilter) -> list[ColumnElement[bool]]:
+def _wide(wanted: EventFilter, dialect: str) -> list[ColumnElement[bool]]:
     """Each must hold for some target of the event. Most events may meet them: asked of one event after the other,
     the newest first, until a page is full."""
     conditions: list[ColumnElement[bool]] = []
     if wanted.within_projects is not None:
         conditions.append(T.project_id.in_(wanted.within_projects))
     if wanted.include_target_types is not None:
-        # Not the bare column: SQLite might look for the event among all targets of the type.
-        conditions.append(T.entity_type.concat("").in_(wanted.include_target_types))
+        # SQLite might look for the event among all targets of the type, if it saw the bare column. PostgreSQL has
+        # to see it: it knows how many are of the type, and would sort all events if it thought them few.
+        kind = T.entity_type.concat("") if dialect == "sqlite" else T.entity_type
+        conditions.append(kind.in_(wanted.include_target_types))
     if wanted.visible_projects is not None or wanted.visible_user is not None:
         conditions.append(
             or_(
