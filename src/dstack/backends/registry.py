@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dstack.backends.base import Backend
+from dstack.core.backends import LOCAL
 from dstack.core.errors import BackendNotAvailable
 
-MODULES = {"local": "dstack.backends.local.backend", "fake": "dstack.backends.fake.backend"}
+MODULES = {LOCAL: "dstack.backends.local.backend", "fake": "dstack.backends.fake.backend"}
 """Each module has `create(settings, context) -> Backend`, which raises InvalidRequest for bad settings."""
 
 

@@ -7,6 +7,10 @@ from pydantic import ConfigDict, Field
 
 from dstack.core.models import CoreModel
 
+LOCAL = "local"
+"""The type of the backend of the machine that the server runs on, which all projects share. On the wire it is
+`remote`, with this as the region."""
+
 
 class BackendType(str, enum.Enum):
     """The backends as the REST API names them. `remote` is any host that we reach ourselves."""

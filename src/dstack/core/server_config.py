@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from dstack.core.backends import BackendType
+from dstack.core.backends import LOCAL, BackendType
 from dstack.core.models import CoreModel
 from dstack.core.names import check_project_name
 
-OWN_BACKENDS = ("local", "fake")
+OWN_BACKENDS = (LOCAL, "fake")
 """Backends that only we have."""
 REMOTE_BACKENDS = (*OWN_BACKENDS, "ssh")
 """What is `remote` in the REST API: those, and the hosts of SSH fleets, which are configured with their fleet."""

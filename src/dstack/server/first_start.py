@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 from sqlalchemy import select
 
+from dstack.core.backends import LOCAL
 from dstack.core.client_config import ClientConfig, ProjectConfig
 from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.configurations.profiles import Profile
@@ -29,7 +30,6 @@ from dstack.server.settings import Settings
 
 ADMIN = "admin"
 MAIN = "main"
-LOCAL = "local"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from dstack.server.orchestrator.instances import rules as instances
 from dstack.server.orchestrator.instances.rules import InstanceSnapshot
 from dstack.server.orchestrator.jobs import rules as jobs
 from dstack.server.orchestrator.jobs.rules import InstanceFacts, JobSnapshot
+from dstack.server.orchestrator.placement import facts as placement_facts
 from dstack.server.orchestrator.placement import rules as placement
 from dstack.server.orchestrator.runs import facts
 from dstack.server.orchestrator.runs import rules as runs
@@ -219,7 +220,7 @@ class Imagined:
 
     def pass_placement(self) -> None:
         waiting = tuple(
-            placement.WaitingJob(
+            placement_facts.WaitingJob(
                 id,
                 job.run_id,
                 self.places[id][0],
@@ -234,23 +235,23 @@ class Imagined:
             if job.status is JobStatus.SUBMITTED and job.instance is None and job.terminate_requested is None
         )
         free = tuple(
-            placement.FreeInstance(
+            placement_facts.FreeInstance(
                 one.id, one.name, FLEET, "fake", one.status, OFFER if one.has_offer else None, 1, one.busy_blocks
             )
             for one in self.living()
             if one.terminate_requested is None and one.unreachable_since is None
         )
         room = self.max_instances - len(self.living())
-        fleet = placement.GrowingFleet(FLEET, "f", room, is_cluster=True)
-        decision = placement.decide(placement.PlacementSnapshot(PROJECT, waiting, free, (fleet,)), self.now)
+        fleet = placement_facts.GrowingFleet(FLEET, "f", room, is_cluster=True)
+        decision = placement.decide(placement_facts.PlacementSnapshot(PROJECT, waiting, free, (fleet,)), self.now)
         for write in decision.writes:
-            if isinstance(write, placement.Refuse):
+            if isinstance(write, placement_facts.Refuse):
                 for id in write.job_ids:
                     self.jobs[id] = replace(self.jobs[id], capacity_error=write.error)
                     self.processed[id] = self.now
                 continue
             assert self.jobs[write.job.id].instance is None, "never two instances for one job"
-            if isinstance(write, placement.CreateFor):
+            if isinstance(write, placement_facts.CreateFor):
                 new = InstanceSnapshot(
                     self.new_id(),
                     PROJECT,

@@ -27,7 +27,7 @@ from dstack.core.instances import (
 from dstack.core.resources import ResourcesSpec
 from dstack.server.orchestrator.decision import rank
 from dstack.server.orchestrator.placement import rules
-from dstack.server.orchestrator.placement.rules import (
+from dstack.server.orchestrator.placement.facts import (
     Assign,
     CreateFor,
     FreeInstance,
@@ -155,7 +155,7 @@ def test_a_new_instance_is_what_fleet_and_run_ask_for_together() -> None:
     asking = _asking(max_price=1.5, regions=["eu", "us"], spot_policy="spot")
     decision = place(replace(job(1, profile={"regions": ["EU"]}), requirements=ON_DEMAND), fleets=(asking,))
     (create,) = decision.writes
-    assert isinstance(create, rules.CreateFor)
+    assert isinstance(create, CreateFor)
     assert (create.terms.requirements.max_price, create.terms.requirements.spot) == (1.5, True)
     assert create.terms.limits.regions == frozenset({"eu"})
 
@@ -163,7 +163,7 @@ def test_a_new_instance_is_what_fleet_and_run_ask_for_together() -> None:
 def test_a_fleet_that_does_not_fit_the_run_is_told() -> None:
     decision = place(job(1, profile={"regions": ["asia"]}), fleets=(_asking(regions=["eu"]),))
     (refused,) = decision.writes
-    assert isinstance(refused, rules.Refuse)
+    assert isinstance(refused, Refuse)
     assert "fleet f does not fit (regions: the fleet has eu, the run has asia)" in refused.error
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import dstack
 from dstack.backends.base import InstanceAddress, InstanceRequest
 from dstack.backends.registry import BackendContext
-from dstack.core.backends import BackendType
+from dstack.core.backends import LOCAL, BackendType
 from dstack.core.errors import BackendUnavailable, InvalidRequest
 from dstack.core.instances import (
     Disk,
@@ -34,7 +34,7 @@ from dstack.core.instances import (
 )
 from dstack.core.resources import CPUArchitecture
 
-REGION = "local"
+REGION = LOCAL
 START_TIMEOUT_S = 10.0
 DETECT_TIMEOUT_S = 60.0
 IDLE_EXIT_S = 10
@@ -45,7 +45,7 @@ PASSED_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ",
 class LocalBackend:
     """See the module. `folder` holds the agent's state and socket."""
 
-    type = "local"
+    type = LOCAL
     wire_type = BackendType.REMOTE.value
     volumes = None
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.engine import RowMapping
 
 from dstack.backends.base import Backend
-from dstack.core.backends import BackendType
+from dstack.core.backends import LOCAL, BackendType
 from dstack.core.configurations.fleet import FleetNodesSpec, InstanceGroupPlacement
 from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
 from dstack.core.configurations.references import InstanceSelector
@@ -29,7 +29,6 @@ from dstack.server.db.queries.instances import count_own_gpus
 from dstack.server.operations.context import Context, InProject
 from dstack.server.planning.combining import NotUsable, alone, combine, of_fleet, reusing
 from dstack.server.planning.offers import (
-    OWN_MACHINE,
     PART,
     BackendOffer,
     ExistingInstance,
@@ -76,8 +75,8 @@ class Fleet:
 
     def new_to(self, offers: Iterable[BackendOffer]) -> list[BackendOffer]:
         """The server's own machine is there once."""
-        has_own = any(instance["backend"] == OWN_MACHINE for instance in self.instances)
-        return [found for found in offers if not (has_own and found.backend == OWN_MACHINE)]
+        has_own = any(instance["backend"] == LOCAL for instance in self.instances)
+        return [found for found in offers if not (has_own and found.backend == LOCAL)]
 
 
 @dataclass(frozen=True)
@@ -267,8 +266,8 @@ def _existing(row: RowMapping, own_gpus: int) -> ExistingInstance:
         offer=InstanceOfferWithAvailability.model_validate_json(row["offer"], extra="ignore"),
         total_blocks=row["total_blocks"] or 1,
         busy_blocks=row["busy_blocks"],
-        unreachable=row["unreachable_since"] is not None and row["backend"] != OWN_MACHINE,
-        busy_gpus=own_gpus if row["backend"] == OWN_MACHINE else 0,
+        unreachable=row["unreachable_since"] is not None and row["backend"] != LOCAL,
+        busy_gpus=own_gpus if row["backend"] == LOCAL else 0,
     )
 
 

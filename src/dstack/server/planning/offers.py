@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from uuid import UUID
 
-from dstack.core.backends import BackendType
+from dstack.core.backends import LOCAL, BackendType
 from dstack.core.instances import (
     InstanceAvailability,
     InstanceOfferWithAvailability,
@@ -25,9 +25,6 @@ from dstack.server.planning.matching import (
     smallest_share,
     whole_mismatch,
 )
-
-OWN_MACHINE = "local"
-"""The backend of the machine that the server runs on."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def _creatable(
     offer = candidate.offer
     if not offer.availability.is_available() or limits.mismatch(offer) is not None:
         return None
-    if candidate.backend == OWN_MACHINE:
+    if candidate.backend == LOCAL:
         share, total = slot_of(requirements, offer, free_gpus=len(offer.instance.resources.gpus)), 1
     else:
         total = block_count(blocks, offer.instance.resources)
@@ -164,7 +161,7 @@ def offer_mismatch(
     why = limits.mismatch(offer)
     if why is not None:
         return why
-    if backend == OWN_MACHINE:
+    if backend == LOCAL:
         return slot_mismatch(needed, offer)
     total = block_count(blocks, offer.instance.resources)
     if share_of_offer(needed, offer, free_blocks=total, total_blocks=total) is not None:
@@ -191,7 +188,7 @@ def _reusable(
     if not instance.status.is_available() or limits.mismatch(offer) is not None:
         return None
     total = instance.total_blocks
-    if instance.backend == OWN_MACHINE:
+    if instance.backend == LOCAL:
         gpus = len(offer.instance.resources.gpus)
         share = slot_of(requirements, offer, free_gpus=gpus)
         free = slot_of(requirements, offer, free_gpus=gpus - instance.busy_gpus)

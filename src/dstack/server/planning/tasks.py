@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from dstack.agent.protocol import NodesSsh, RepoSpec, TaskSpec
+from dstack.core.backends import LOCAL
 from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsAction
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
 from dstack.core.files import FileArchiveMapping
@@ -187,7 +188,7 @@ def choose_executor(spec: JobSpec, host: Host) -> str:
     """
     if "simulated" in host.executors:
         return "simulated"
-    if (host.backend == "local" or host.is_without_docker) and spec.image_name in OWN_IMAGES:
+    if (host.backend == LOCAL or host.is_without_docker) and spec.image_name in OWN_IMAGES:
         return "process"
     return "container"
 

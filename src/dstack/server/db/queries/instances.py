@@ -13,13 +13,11 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
 
+from dstack.core.backends import LOCAL
 from dstack.server.db.queries import sharing
 from dstack.server.db.queries.metrics import LIVE_JOBS
 from dstack.server.db.queries.paging import page
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow
-
-OWN_BACKEND = "local"
-"""Of the machine that the server runs on, which all projects share."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,6 @@ async def find_by_name(
 
 async def count_own_gpus(session: AsyncSession) -> int:
     """How many GPUs of the server's own machine unfinished jobs were given, those of all projects together."""
-    own = select(InstanceRow.id).where(InstanceRow.backend == OWN_BACKEND)
+    own = select(InstanceRow.id).where(InstanceRow.backend == LOCAL)
     given = select(func.sum(JobRow.gpus)).where(JobRow.instance_id.in_(own), JobRow.status.in_(LIVE_JOBS))
     return await session.scalar(given) or 0

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, CursorResult, Select, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dstack.core.backends import LOCAL
 from dstack.core.instances import InstanceStatus
 from dstack.core.jobs import JobStatus
 from dstack.server.db.engine import wake
@@ -143,7 +144,7 @@ async def record_contact(session: AsyncSession, instance_id: UUID, agent_info: s
 
 async def find_own_offer(session: AsyncSession, instance_id: UUID) -> str | None:
     """JSON of what the server's own machine has, as on record; None for other instances."""
-    own = (InstanceRow.id == instance_id, InstanceRow.backend == "local")
+    own = (InstanceRow.id == instance_id, InstanceRow.backend == LOCAL)
     return await session.scalar(select(InstanceRow.offer).where(*own))
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from dstack.backends.base import InstanceAddress, InstanceRequest
+from dstack.core.backends import LOCAL
 from dstack.core.canonical import dump_json
 from dstack.core.errors import BackendError, BackendNotAvailable
 from dstack.core.instances import (
@@ -50,7 +51,7 @@ async def choose_offer(effect: ChooseOffer, world: World, key: Key) -> Facts:
     found: list[tuple[str, InstanceOfferWithAvailability]] = []
     refusals: list[str] = []
     for type_name in types:
-        if type_name == "local" and has_local:
+        if type_name == LOCAL and has_local:
             continue
         try:
             backend = await world.backends.get(row.project_id, type_name)
@@ -77,7 +78,7 @@ def _granted(
     row: InstanceRow, type_name: str, offer: InstanceOfferWithAvailability, fleet: Mapping[str, Any]
 ) -> Facts:
     resources = offer.instance.resources
-    if type_name == "local":
+    if type_name == LOCAL:
         total = max(MIN_LOCAL_SLOTS, LOCAL_SLOTS_PER_CPU * resources.cpus)
     else:
         total = max(block_count(fleet.get("blocks", 1), resources), row.total_blocks or 1)
@@ -200,7 +201,7 @@ async def _wanted(world: World, key: Key) -> tuple[InstanceRow, Mapping[str, Any
         types = list(await session.scalars(names.order_by(BackendRow.type)))
         local = select(InstanceRow.id).where(
             InstanceRow.project_id == row.project_id,
-            InstanceRow.backend == "local",
+            InstanceRow.backend == LOCAL,
             InstanceRow.fleet_id == row.fleet_id,
             InstanceRow.status != InstanceStatus.TERMINATED.value,
             InstanceRow.id != row.id,

@@ -11,10 +11,10 @@ from uuid import UUID
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dstack.core.backends import LOCAL
 from dstack.core.events import EventTargetType
 from dstack.core.instances import InstanceStatus, InstanceTerminationReason
 from dstack.core.jobs import JobStatus
-from dstack.server.db.queries.instances import OWN_BACKEND
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow
 from dstack.server.orchestrator import told
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
@@ -94,7 +94,7 @@ def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> 
         status=InstanceStatus(row.status),
         created_at=row.created_at,
         fleet_id=row.fleet_id,
-        is_local=row.backend == "local",
+        is_local=row.backend == LOCAL,
         is_ssh=row.ssh_target is not None,
         is_outdated=row.agent_info is not None and json.loads(row.agent_info).get("is_outdated", False),
         last_error=row.last_error,
@@ -123,7 +123,7 @@ async def _give_whole(session: AsyncSession, id: UUID) -> None:
     busy, total, backend = (
         await session.execute(select(*columns).where(InstanceRow.id == id).with_for_update())
     ).one()
-    if not busy or busy == total or backend == OWN_BACKEND:
+    if not busy or busy == total or backend == LOCAL:
         return
     holders = (JobRow.instance_id == id, JobRow.status.not_in(FINISHED_JOBS))
     await session.execute(update(JobRow).where(*holders).values(blocks=total))

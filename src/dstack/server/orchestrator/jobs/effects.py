@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.agent.protocol import StopRequest
 from dstack.backends.base import InstanceAddress
+from dstack.core.backends import LOCAL
 from dstack.core.durations import OFF
 from dstack.core.errors import AgentError, Unreachable
 from dstack.core.instances import InstanceOfferWithAvailability
@@ -185,7 +186,7 @@ def _host(job: JobRow, spec: JobSpec, instance: InstanceRow) -> Host:
     info: Mapping[str, Any] = json.loads(instance.agent_info or "{}")
     executors, backend = tuple(info.get("executors", ())), instance.backend or ""
     resources, total = _offer(instance).instance.resources, instance.total_blocks or 1
-    if backend == "local":
+    if backend == LOCAL:
         return Host(backend, executors, False, job.gpus or 0, *upper_ends(spec, resources))
     share = share_on(resources, blocks=job.blocks, total_blocks=total)
     docker = parse_address(instance.address).details.get("docker") if instance.address else None
@@ -221,7 +222,7 @@ def _node(row: Any, *, is_alone: bool) -> Node:
         raise Unreachable("The instance of one of the nodes is not chosen yet")
     where = json.loads(row.address or "{}")
     ip = where.get("internal_ip") or where.get("hostname") or ""
-    if row.backend == "local" and not is_alone:
+    if row.backend == LOCAL and not is_alone:
         ip = own_address(row.id)
     count = len(stored_offer(row.offer).instance.resources.gpus) if row.gpus is None else row.gpus
     return Node(ip, count) if is_alone else Node(ip, count, *_node_group(row.job_spec))

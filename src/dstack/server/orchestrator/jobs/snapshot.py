@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.agent.protocol import TaskState
+from dstack.core.backends import LOCAL
 from dstack.core.configurations.profiles import RetryEvent, StartupOrder, UtilizationPolicy
 from dstack.core.events import EventTargetType
 from dstack.core.instances import InstanceStatus
@@ -273,7 +274,7 @@ async def _placed(session: AsyncSession, job: JobSnapshot, *, is_running: bool) 
         stored_offer(instance.offer),
         address,
         Held(blocks, instance.total_blocks or 1, gpus),
-        is_local=instance.backend == "local",
+        is_local=instance.backend == LOCAL,
         volume_names=await _volume_names(session, job),
         task=None if task is None else _shown(task, ports),
     )

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import CursorResult, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dstack.core.backends import LOCAL
 from dstack.core.configurations.mounts import MountPoint
 from dstack.core.configurations.profiles import CreationPolicy, ProfileParams
 from dstack.core.fleets import FleetSpec, FleetStatus
@@ -28,7 +29,7 @@ from dstack.server.db.queries import sharing
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow
 from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, StaleSnapshot, rank
 from dstack.server.orchestrator.placement import mounting, rules
-from dstack.server.orchestrator.placement.rules import (
+from dstack.server.orchestrator.placement.facts import (
     Assign,
     CreateFor,
     FreeInstance,
@@ -50,7 +51,6 @@ MAX_LOADED = 500
 UNLIMITED = 10_000
 MAX_PRIORITY = 100
 """Of a run."""
-LOCAL = "local"
 _MOUNTS: TypeAdapter[list[MountPoint] | None] = TypeAdapter(list[MountPoint] | None)
 T = TypeVar("T")
 _INSTANCES = select(
@@ -260,7 +260,7 @@ def _fleet(row: FleetRow, project_name: str, types: Sequence[str], instances: It
     usable = [name for name in types if allowed is None or wire[name] in allowed]
     nodes = configuration.get("nodes")
     members = sum(one.fleet_id == row.id for one in instances)
-    is_local = usable == ["local"]
+    is_local = usable == [LOCAL]
     limit = 1 if is_local else UNLIMITED
     if nodes is None or configuration.get("ssh_config") is not None or not usable:
         limit = 0
