@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, attach, command, jobs, logs, many_hosts, many_runs, proxying, server, ssh_door
+from bench import api, attach, command, jobs, logs, many_hosts, many_runs, proxying, server, ssh_door, ssh_fleet
 from bench.measure import Benchmark, Result
 
 BENCHMARKS: list[Benchmark] = [*command.BENCHMARKS, *server.BENCHMARKS, *jobs.BENCHMARKS, *api.BENCHMARKS]
@@ -27,6 +27,7 @@ BENCHMARKS += [
     *proxying.BENCHMARKS,
     *ssh_door.BENCHMARKS,
     *attach.BENCHMARKS,
+    *ssh_fleet.BENCHMARKS,
     *many_hosts.BENCHMARKS,
 ]
 
