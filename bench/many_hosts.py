@@ -147,9 +147,9 @@ def _idle(server: ServerProcess, memory_before: float) -> list[Result]:
 def _short_jobs(server: ServerProcess, watch: Watch) -> list[Result]:
     used, start = cpu_seconds(process_of(server)), time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: _submit(server, f"job-{number}"), range(JOBS)))
-    submitted = time.monotonic() - start
-    lags = _lags(watch)
+        accepted = [pool.submit(_submit, server, f"job-{number}") for number in range(JOBS)]
+        lags = _lags(watch)
+        submitted = max(one.result() for one in accepted) - start
     seconds = time.monotonic() - start
     spent = (cpu_seconds(process_of(server)) - used) / JOBS * 1000
     cuts = statistics.quantiles(lags, n=100)
@@ -161,9 +161,11 @@ def _short_jobs(server: ServerProcess, watch: Watch) -> list[Result]:
     ]
 
 
-def _submit(server: ServerProcess, name: str) -> None:
+def _submit(server: ServerProcess, name: str) -> float:
+    """When it was accepted, by the monotonic clock."""
     retry = {"on_events": ["no-capacity"], "duration": "1h"}
     server.submit(name, ["true"], resources=SMALL, env={"DSTACK_SIM_DURATION": "1"}, retry=retry)
+    return time.monotonic()
 
 
 def _lags(watch: Watch) -> list[float]:

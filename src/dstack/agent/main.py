@@ -13,7 +13,7 @@ import sys
 import time
 from typing import List, Optional
 
-from dstack.agent import host, http, leftovers, logs, service, within
+from dstack.agent import health, host, http, leftovers, logs, service, within
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.cgroups import Cgroups
 from dstack.agent.executors.container import ContainerExecutor
@@ -112,6 +112,7 @@ class AgentProcess:
     def __init__(self, folder: str, options: argparse.Namespace) -> None:
         self.tasks = Tasks(folder)
         gpus, driver = detect()
+        self._gpus = gpus
         pool = GpuPool(self.tasks, gpus)
         self.agent = Agent(self.tasks, host.host_facts(folder, gpus, driver))
         self.http = http.HttpServer(self.agent.handle)
@@ -146,8 +147,9 @@ class AgentProcess:
             _log.warning("%s", self.limits.error)
         checking = asyncio.ensure_future(self._check())
         cleaning = asyncio.ensure_future(self._remove_leftovers())
+        examining = asyncio.ensure_future(self._examine())
         await self._stopping.wait()
-        for part in (checking, cleaning):
+        for part in (checking, cleaning, examining):
             part.cancel()
         await self.http.stop()
         for executor in self.agent.executors.values():
@@ -163,6 +165,21 @@ class AgentProcess:
             await self.containers.remove_leftovers(leftovers.is_installed(self._folder))
         except DockerError as error:
             _log.info("no look for left containers: %s", error)
+
+    async def _examine(self) -> None:
+        """How the host is, now and each minute."""
+        loop = asyncio.get_running_loop()
+        had_docker = not await self.agent.container_error()
+        while True:
+            try:
+                problems = await loop.run_in_executor(None, health.look, self._folder, self._gpus)
+            except OSError as error:
+                problems = [health.Problem(health.FAILURE, f"the host cannot be examined: {error}")]
+            docker_error = await self.agent.container_error() if had_docker else ""
+            if docker_error:
+                problems.append(health.Problem(health.WARNING, f"Docker does not answer: {docker_error}"))
+            self.agent.health.put(problems)
+            await asyncio.sleep(health.CHECK_SECONDS)
 
     def _notified(self, notifications: socket.socket) -> None:
         for _ in range(64):

@@ -31,7 +31,8 @@ POST   /v1/tasks/{id}/connect             body ``ConnectRequest``, upgraded to t
                                           409 when the task does not run, 502 when nothing listens there
 GET    /v1/events                         ``?after=SEQ``; NDJSON, one ``Event`` a line, without end:
                                           the newest state of every task that changed after SEQ, then
-                                          each change as it happens; a ``ping`` every 15 s of silence
+                                          each change as it happens, and how the host is, first and when
+                                          that changes; a ``ping`` every 15 s of silence
 ====== ================================== ==========================================================
 
 Errors are ``{"error": text}`` with 400 (malformed), 404 (unknown), 409 (conflict), 410 (log dropped), 413, 500,
@@ -301,11 +302,13 @@ class ConnectRequest(_Message):
 
 @dataclasses.dataclass(frozen=True)
 class Event(_Message):
-    """One line of the event stream: `type` is `task` (then `task` is a `TaskState`) or `ping`."""
+    """One line of the event stream: `type` is `task` (then `task` is a `TaskState`), `health` or `ping`."""
 
     type: str
     seq: int
     task: Optional[Dict[str, Any]] = None
+    health: Optional[Dict[str, Any]] = None
+    """How the host is: `{status, problems: [{status, message}]}`; `healthy`, `warning` or `failure`."""
 
 
 @dataclasses.dataclass(frozen=True)

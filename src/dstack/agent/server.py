@@ -19,6 +19,7 @@ from dstack.agent import logs, service
 from dstack.agent.docker import Docker, DockerError
 from dstack.agent.executors.base import Executor
 from dstack.agent.files import read_json, remove, write_json
+from dstack.agent.health import HealthState
 from dstack.agent.http import HttpError, Request, Response, json_response
 from dstack.agent.protocol import (
     ENDED,
@@ -51,6 +52,7 @@ class Agent:
         self.host = host
         self.docker: Optional[Docker] = None
         self.limits_error = ""
+        self.health = HealthState(tasks.rouse)
         self.agent_id = _agent_id(tasks.folder)
         self.archive_sha256 = service.digest_of(sys.argv[0]) if zipfile.is_zipfile(sys.argv[0]) else ""
 
@@ -109,7 +111,7 @@ class Agent:
             raise HttpError(404, f"there is no task {task_id} on this host")
         return task
 
-    async def _container_error(self) -> str:
+    async def container_error(self) -> str:
         """Why containers cannot be run now; empty when they can."""
         if self.docker is None:
             return "" if "container" in self.executors else "this agent runs no containers"
@@ -120,7 +122,7 @@ class Agent:
         return ""
 
     async def _info(self) -> Response:
-        container_error = await self._container_error()
+        container_error = await self.container_error()
         info = AgentInfo(
             agent_version=__version__,
             protocol=PROTOCOL_VERSION,
@@ -160,7 +162,7 @@ class Agent:
 
     async def _check_executor(self, spec: TaskSpec) -> None:
         if spec.executor == "container":
-            error = await self._container_error()
+            error = await self.container_error()
             if error:
                 raise HttpError(400, f"the image {spec.image} cannot be run: {error}")
         elif spec.executor not in self.executors:
@@ -283,9 +285,13 @@ class Agent:
 
     async def _event_lines(self, after: int) -> AsyncIterator[bytes]:
         waiter = self.tasks.subscribe()
+        told_health: Dict[str, Any] = {}
         try:
             while True:
                 waiter.clear()
+                if self.health.current != told_health:
+                    told_health = self.health.current
+                    yield _line(Event("health", self.tasks.seq, health=told_health))
                 for seq, task in self.tasks.changed_after(after):
                     after = seq
                     if task.state.seq == seq:  # else it has changed meanwhile, and the next round tells of it

@@ -13,7 +13,8 @@ DELETE /instances/{name}   204, also when there is none
 PUT    /faults             replaces the faults: `no_capacity` (true, or how often), `slow_seconds`,
                            `lose_answer` (how often the host is made and the connection then cut),
                            `vanish` (names of hosts that are gone at once, with their tasks),
-                           `unreachable` (names of hosts whose agent does not answer; tasks go on)
+                           `unreachable` (names of hosts whose agent does not answer; tasks go on),
+                           `unhealthy` (`{name: what is wrong with that host}`)
 PUT    /volumes/{id}       body: `{"size_gb"}`; makes the volume or finds it; answers
                            `{"id", "size_gb", "path", "attachments"}`; 503 as for instances
 GET    /volumes/{id}       the same; 404 with `"code": "not_found"`
@@ -41,6 +42,7 @@ from typing import Any, Dict, List, Optional
 
 from dstack.agent.executors.simulated import SimulatedExecutor
 from dstack.agent.files import read_json, remove, write_json
+from dstack.agent.health import FAILURE, Problem
 from dstack.agent.http import HttpError, HttpServer, Request, Response, json_response
 from dstack.agent.main import EXIT_LOCKED, FolderLocked, lock_folder
 from dstack.agent.server import Agent, checked_name
@@ -56,6 +58,7 @@ DEFAULT_HOST = {
     "gpus": [],
     "gpu_driver_version": "",
 }
+FAULTS = {"no_capacity", "slow_seconds", "lose_answer", "vanish", "unreachable", "unhealthy"}
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +93,10 @@ class SimulatedHost:
             await self._server.stop()
             self._server = None
         remove(self.socket)
+
+    def suffer(self, problem: Optional[str]) -> None:
+        """Has that wrong with it; None: nothing."""
+        self._agent.health.put([] if problem is None else [Problem(FAILURE, problem)])
 
     async def close(self) -> None:
         await self.go_silent()
@@ -279,13 +286,14 @@ class SimulatedCloud:
             shutil.rmtree(host.folder, ignore_errors=True)
 
     async def _set_faults(self, faults: Dict[str, Any]) -> Response:
-        unknown = set(faults) - {"no_capacity", "slow_seconds", "lose_answer", "vanish", "unreachable"}
+        unknown = set(faults) - FAULTS
         if unknown:
             raise HttpError(400, "unknown faults: {}".format(", ".join(sorted(unknown))))
         self._faults = faults
         for name in faults.get("vanish", []):
             await self._remove(name)
         for name, host in self._hosts.items():
+            host.suffer(faults.get("unhealthy", {}).get(name))
             await (host.go_silent() if name in faults.get("unreachable", []) else host.serve())
         return json_response(faults)
 

@@ -231,9 +231,13 @@ class Tasks:
     def _publish(self, task: Task, old_seq: int, new_seq: int) -> None:
         self._by_seq.pop(old_seq, None)
         self._by_seq[new_seq] = task
+        self.rouse()
+        self.on_change(task)
+
+    def rouse(self) -> None:
+        """Has those who subscribed look, as after a change."""
         for waiter in self._waiters:
             waiter.set()
-        self.on_change(task)
 
     def subscribe(self) -> asyncio.Event:
         """Set at each change, until `unsubscribe`."""

@@ -160,7 +160,7 @@ class InstanceTerminationReason(str, enum.Enum):
 
 
 class HealthStatus(str, enum.Enum):
-    """How a host's hardware is doing."""
+    """How a host is doing."""
 
     HEALTHY = "healthy"
     WARNING = "warning"
@@ -168,7 +168,7 @@ class HealthStatus(str, enum.Enum):
 
 
 class HealthEvent(CoreModel):
-    """One observation of a host's hardware."""
+    """One thing that is wrong with a host."""
 
     timestamp: Timestamp
     status: HealthStatus

@@ -117,7 +117,9 @@ async def running(
         if settings.background_disabled:
             yield build(context, door, ssh_hosts)
         else:
-            ttl = TimeToLive(settings.metrics_running_ttl, settings.metrics_finished_ttl)
+            ttl = TimeToLive(
+                settings.metrics_running_ttl, settings.metrics_finished_ttl, settings.instance_health_ttl
+            )
             async with _orchestrating(database, encryption, configured, log_store, agents, ssh_hosts, ttl):
                 yield build(context, door, ssh_hosts)
     finally:

@@ -96,6 +96,7 @@ class Settings:
     ssh_connect_seconds: int
     metrics_running_ttl: int
     metrics_finished_ttl: int
+    instance_health_ttl: int
 
     @property
     def public_url(self) -> str:
@@ -435,6 +436,13 @@ SETTINGS: tuple[Setting, ...] = (
         "`3600`",
         "How long measurements of jobs are kept while the job runs, in seconds.",
         _number(3600, minimum=0),
+    ),
+    Setting(
+        "DSTACK_SERVER_INSTANCE_HEALTH_TTL_SECONDS",
+        "instance_health_ttl",
+        "`604800`",
+        "How long health reports of instances are kept, in seconds. The newest of each instance always is.",
+        _number(604800, minimum=0),
     ),
     Setting(
         "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS",

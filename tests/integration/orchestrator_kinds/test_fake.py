@@ -14,8 +14,10 @@ from sqlalchemy import select
 from tests.e2e.simulated import Simulator
 from tests.integration.orchestrator_kinds.conftest import Control
 
+from dstack.backends.fake import cloud as fake_cloud
 from dstack.server.db.engine import Database, wake
-from dstack.server.db.tables import FleetRow
+from dstack.server.db.queries import health
+from dstack.server.db.tables import EventRow, FleetRow
 
 SHORT = {"DSTACK_SIM_DURATION": "0.05", "DSTACK_SIM_LOG_LINES": "3"}
 
@@ -198,3 +200,76 @@ async def test_the_job_that_an_instance_is_made_for_has_all_of_its_blocks(
         return [one.busy_blocks for one in await control.instances()] == [0]
 
     await control.until(is_free, "all blocks to be given back")
+
+
+async def set_faults(simulator: Simulator, **faults: Any) -> None:
+    await asyncio.to_thread(fake_cloud.call, simulator.folder / "cloud.sock", "PUT", "/faults", faults)
+
+
+async def test_no_capacity_ends_a_run_and_delays_one_that_retries(cloud: tuple[Control, Simulator]) -> None:
+    control, simulator = cloud
+    await control.prepare()
+    await set_faults(simulator, no_capacity=True)
+    refused = await control.submit("refused", commands=["true"], env=SHORT)
+    assert (await control.until_status(refused, "done", "failed")).status == "failed"
+    [job] = await control.jobs(refused)
+    assert job.termination_reason == "failed_to_start_due_to_no_capacity"
+    assert "no such instance to be had" in (job.termination_reason_message or "")
+    await set_faults(simulator, no_capacity=1)
+    retry = {"on_events": ["no-capacity"], "duration": "1h"}
+    delayed = await control.submit("delayed", commands=["true"], env=SHORT, retry=retry)
+    assert (await control.until_status(delayed, "pending", "done", "failed")).status != "failed"
+    assert (await control.jobs(delayed))[0].termination_reason == "failed_to_start_due_to_no_capacity"
+
+
+async def test_a_lost_answer_and_a_slow_cloud_make_one_instance(cloud: tuple[Control, Simulator]) -> None:
+    control, simulator = cloud
+    await control.prepare()
+    await set_faults(simulator, lose_answer=2, slow_seconds=0.2)
+    run_id = await control.submit("one", commands=["true"], env=SHORT)
+    assert (await control.until_status(run_id, "done", "failed")).status == "done"
+    made = (await asyncio.to_thread(simulator.call, "/instances"))["instances"]
+    assert len(made) == len(await control.instances()) == 1
+
+
+async def test_a_host_that_vanishes_is_out_of_reach_and_its_run_goes_on(cloud: tuple[Control, Simulator]) -> None:
+    control, simulator = cloud
+    await control.prepare()
+    run_id = await control.submit("one", commands=["true"], env=LONG)
+    await control.until_status(run_id, "running")
+    [made] = (await asyncio.to_thread(simulator.call, "/instances"))["instances"]
+    await set_faults(simulator, vanish=[made["name"]])
+
+    async def is_missed() -> bool:
+        return [one.unreachable_since is not None for one in await control.instances()] == [True]
+
+    await control.until(is_missed, "the loss of contact")
+    assert (await control.run(run_id)).status == "running"
+
+
+async def test_what_is_wrong_with_a_host_is_on_record_until_it_is_well(cloud: tuple[Control, Simulator]) -> None:
+    control, simulator = cloud
+    await control.prepare()
+    run_id = await control.submit("one", commands=["true"], env=LONG)
+    await control.until_status(run_id, "running")
+    [made] = (await asyncio.to_thread(simulator.call, "/instances"))["instances"]
+    [instance] = await control.instances()
+    for faults, status in (({"unhealthy": {made["name"]: "it smokes"}}, "failure"), ({}, "healthy")):
+        await set_faults(simulator, **faults)
+
+        async def is_told(status: str = status) -> bool:
+            return [one.health for one in await control.instances()] == [status]
+
+        await control.until(is_told, f"health {status}")
+    async with control.database.session() as session:
+        checks = await health.list_checks(session, instance.id)
+        told = (await session.scalars(select(EventRow.message).where(EventRow.message.contains("health")))).all()
+    assert [(check.status, "smokes" in check.problems) for check in checks] == [
+        ("healthy", False),
+        ("failure", True),
+    ]
+    assert sorted(told) == [
+        "Instance health changed FAILURE -> HEALTHY",
+        "Instance health changed HEALTHY -> FAILURE (it smokes)",
+    ]
+    assert (await control.run(run_id)).status == "running"

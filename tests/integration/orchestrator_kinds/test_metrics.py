@@ -22,7 +22,7 @@ SMALL = {"cpu": "1..", "memory": "0.1GB..", "disk": "0.1GB.."}
 async def test_a_running_job_is_measured_and_an_ended_one_is_not(control: Control) -> None:
     await control.prepare()
     collector = MetricsCollector(
-        control.database, control.agents, control.pool.watched, TimeToLive(3600, 3600), clock.now
+        control.database, control.agents, control.pool.watched, TimeToLive(3600, 3600, 3600), clock.now
     )
     await collector.collect()  # nothing runs: nobody is asked
     run_id = await control.submit("busy", commands=["while :; do :; done"], resources=SMALL)
@@ -97,7 +97,7 @@ async def test_a_host_that_does_not_answer_costs_a_point_only(control: Control) 
         control.database,
         control.agents,
         lambda: {job.instance_id: nowhere} if job.instance_id else {},
-        TimeToLive(3600, 3600),
+        TimeToLive(3600, 3600, 3600),
         clock.now,
     )
     await collector.collect()

@@ -176,7 +176,11 @@ async def test_points_are_kept_for_their_time(database: Database, tmp_path: Path
         for job in (running, finished, gone):
             await add_points(database, job, *((at, 0, 0, []) for at in range(0, 100, 10)))
         collector = MetricsCollector(
-            database, Agents(), dict, TimeToLive(running=20, finished=50), lambda: START + timedelta(seconds=90)
+            database,
+            Agents(),
+            dict,
+            TimeToLive(20, 50, health=50),
+            lambda: START + timedelta(seconds=90),
         )
         await collector.purge()
         query = select(JobMetricsPointRow.job_id, func.count()).group_by(JobMetricsPointRow.job_id)

@@ -17,6 +17,7 @@ import orjson
 
 from dstack.core.errors import AgentError, DstackError, HostError
 from dstack.server.db.engine import Database
+from dstack.server.db.queries import health
 from dstack.server.db.queries import metrics as queries
 from dstack.server.hosts.connections import Agents, parse_address
 
@@ -30,10 +31,11 @@ AT_ONCE = 50
 
 @dataclass(frozen=True)
 class TimeToLive:
-    """Seconds that points are kept."""
+    """Seconds that points of jobs are kept, and health reports of instances."""
 
     running: int
     finished: int
+    health: int
 
 
 class MetricsCollector:
@@ -107,6 +109,7 @@ class MetricsCollector:
                 live_before_micro=self._ago_micro(self._ttl.running),
                 finished_before_micro=self._ago_micro(self._ttl.finished),
             )
+            await health.purge(session, self._now() - timedelta(seconds=self._ttl.health))
 
     def _ago_micro(self, seconds: int) -> int:
         return int((self._now() - timedelta(seconds=seconds)).timestamp() * 1_000_000)

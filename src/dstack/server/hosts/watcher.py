@@ -26,6 +26,7 @@ from dstack.core.errors import AgentError, DstackError, HostError
 from dstack.core.instances import Gpu, InstanceOfferWithAvailability
 from dstack.server.db.engine import Database
 from dstack.server.db.queries import watching
+from dstack.server.hosts import health
 from dstack.server.hosts.agent_client import AgentClient
 from dstack.server.hosts.output import OutputFollower
 from dstack.server.hosts.sink import LogSink
@@ -146,6 +147,8 @@ class HostWatcher:
                 state = TaskState.from_json(event.task)
                 self._pending[UUID(state.id)] = state
                 self._news.set()
+            if event.health is not None:
+                await health.record(self._context.database, self._instance_id, event.health, self._context.now())
 
     async def _record(self) -> None:
         """Writes what has come in since the last time in one transaction: more at once under load."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 from dstack.core.errors import ResourceNotExists
-from dstack.core.instances import HealthCheck, Instance
+from dstack.core.instances import HealthCheck, HealthEvent, HealthStatus, Instance
 from dstack.core.schemas.instances import GetInstanceHealthChecksRequest, ListInstancesRequest
 from dstack.server.access import Caller
 from dstack.server.db.queries import fleets as fleet_queries
+from dstack.server.db.queries import health
 from dstack.server.db.queries import instances as queries
+from dstack.server.db.tables import InstanceHealthCheckRow
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.fleet_answers import to_instance
 from dstack.server.operations.visibility import importing_projects, named_project_ids
@@ -43,12 +46,24 @@ async def get_instance(ctx: Context, at: InProject, id: UUID) -> Instance:
 async def list_health_checks(
     ctx: Context, at: InProject, wanted: GetInstanceHealthChecksRequest
 ) -> list[HealthCheck]:
-    """Of the hardware monitor of the host; hosts without one have none. Raises ResourceNotExists."""
+    """What the agent of the host has told, each time that it changed. Raises ResourceNotExists."""
     async with ctx.database.session() as session:
         fleet = await fleet_queries.find_by_name(session, at.project.id, wanted.fleet_name)
         if fleet is None:
             raise ResourceNotExists(f"Fleet {wanted.fleet_name!r} does not exist")
         instances = await fleet_queries.list_instances(session, [fleet["id"]])
-    if wanted.instance_num not in {row["instance_num"] for row in instances}:
-        raise ResourceNotExists(f"Fleet {wanted.fleet_name!r} has no instance {wanted.instance_num}")
-    return []
+        ids = [row["id"] for row in instances if row["instance_num"] == wanted.instance_num]
+        if not ids:
+            raise ResourceNotExists(f"Fleet {wanted.fleet_name!r} has no instance {wanted.instance_num}")
+        rows = await health.list_checks(
+            session, ids[-1], after=wanted.after, before=wanted.before, limit=wanted.limit
+        )
+    return [_to_check(row) for row in rows]
+
+
+def _to_check(row: InstanceHealthCheckRow) -> HealthCheck:
+    events = [
+        HealthEvent(timestamp=row.collected_at, status=problem["status"], message=problem["message"])
+        for problem in json.loads(row.problems)
+    ]
+    return HealthCheck(collected_at=row.collected_at, status=HealthStatus(row.status), events=events)

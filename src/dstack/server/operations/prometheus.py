@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dstack.core.instances import HealthStatus
 from dstack.server import clock
 from dstack.server.db.queries import alive
 from dstack.server.db.queries import metrics as queries
@@ -25,6 +26,8 @@ from dstack.server.operations.metrics import Capacity, capacity_of
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _JOB = ("project", "user", "run", "job", "backend")
 _INSTANCE = ("project", "fleet", "instance", "backend")
+_HEALTH = tuple(status.value for status in HealthStatus)
+"""From the best to the worst."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ FAMILIES = (
     Family("dstack_job_gpu_count", "Accelerators that a running job may use.", _JOB),
     Family("dstack_job_gpu_memory_total_bytes", "Memory of an accelerator of a running job.", (*_JOB, "gpu")),
     Family("dstack_job_gpu_memory_usage_bytes", "Memory in use of an accelerator.", (*_JOB, "gpu")),
+    Family("dstack_instance_health", "0 healthy, 1 warning, 2 failure.", _INSTANCE),
+    Family("dstack_instance_reachable", "1 while the server is in contact with its agent, else 0.", _INSTANCE),
     Family("dstack_job_gpu_usage_ratio", "Load of an accelerator, 0 to 1.", (*_JOB, "gpu")),
 )
 
@@ -105,6 +110,8 @@ def _add_instances(samples: Samples, instances: Sequence[alive.LiveInstance], no
         samples.add("dstack_instance_duration_seconds_total", labels, max(0, seconds))
         samples.add("dstack_instance_busy_blocks", labels, row.busy_blocks)
         samples.add("dstack_instance_blocks", labels, row.total_blocks or 1)
+        samples.add("dstack_instance_health", labels, _HEALTH.index(row.health))
+        samples.add("dstack_instance_reachable", labels, row.unreachable_since is None)
     for key, count in counts.items():
         samples.add("dstack_instances", key, count)
 

@@ -4,6 +4,7 @@ from dstack.server.db.tables.base import Reconciled, Row
 from dstack.server.db.tables.compute import FleetRow, InstanceRow
 from dstack.server.db.tables.events import EventRow, EventTargetRow
 from dstack.server.db.tables.gateways import GatewayReplicaRow, GatewayRow
+from dstack.server.db.tables.health import InstanceHealthCheckRow
 from dstack.server.db.tables.metrics import JobMetricsPointRow
 from dstack.server.db.tables.projects import (
     BackendRow,
@@ -34,6 +35,7 @@ __all__ = [
     "GatewayReplicaRow",
     "GatewayRow",
     "ImportRow",
+    "InstanceHealthCheckRow",
     "InstanceRow",
     "JobMetricsPointRow",
     "JobRow",

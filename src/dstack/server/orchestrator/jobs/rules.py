@@ -15,7 +15,7 @@ from typing_extensions import assert_never
 
 from dstack.agent import protocol
 from dstack.agent.protocol import TaskState
-from dstack.core.instances import InstanceStatus
+from dstack.core.instances import InstanceStatus, InstanceTerminationReason
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.server.orchestrator.decision import Decision, Effect, Key, Kind
 from dstack.server.orchestrator.jobs.policies import Policies, judge
@@ -221,6 +221,8 @@ def _lost_instance(job: JobSnapshot, instance: InstanceFacts) -> Decision[JobSta
     why = instance.termination_message or f"Instance {instance.name} was terminated"
     if job.status is S.SUBMITTED:  # it never came to be
         return Decision(S.SUBMITTED, writes=(Detach(why),), wake=(job.placement_key,), again=True)
+    if job.status is S.PROVISIONING and instance.termination_reason == InstanceTerminationReason.NO_OFFERS.value:
+        return _terminate(job, R.FAILED_TO_START_DUE_TO_NO_CAPACITY, why)
     if job.status is S.PROVISIONING:
         return _terminate(job, R.WAITING_INSTANCE_LIMIT_EXCEEDED, why)
     return _give_up(job, instance, why)
