@@ -10,8 +10,13 @@ import pytest
 from tools.configuration_reference import PAGES, TARGET, Model, Page, fields, meanings, nested, render
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "reference" / "configuration.schema.json").read_text())
-ADDED = {"SSHHostParams": {"host_key"}, "SSHProxyParams": {"host_key"}}
+ADDED = {
+    "SSHHostParams": {"host_key"},
+    "SSHProxyParams": {"host_key"},
+    "ServiceConfiguration": {"balancing"},
+}
 """Fields that only we have."""
+ADDED_MODELS = {"RandomBalancing", "LeastRequestsBalancing", "PrefixBalancing", "SessionBalancing"}
 MODELS = list(dict.fromkeys(model for page in PAGES for model in [*page.models, *nested(page.models)]))
 
 
@@ -31,7 +36,7 @@ def test_every_field_is_explained(model: Model) -> None:
 def test_the_fields_are_those_of_the_reference(model: Model) -> None:
     definitions: dict[str, Any] = SCHEMA["$defs"]
     if model.__name__ not in definitions:
-        assert model.__name__ in {"Profile", "ProfilesConfig"}
+        assert model.__name__ in {"Profile", "ProfilesConfig"} | ADDED_MODELS
         return
     ours = ADDED.get(model.__name__, set())
     assert set(model.model_fields) - ours == set(definitions[model.__name__]["properties"])

@@ -70,6 +70,26 @@ def test_b6_replicas_are_probed(service: Service) -> None:
     wait_for("both again", lambda: len({service.ask()[1]["job"] for _ in range(12)}) == 2)
 
 
+def test_an_update_of_balancing_holds_from_the_next_request_on(service: Service) -> None:
+    """And leaves the replicas as they are."""
+
+    def answering() -> set[str]:
+        return {service.ask()[1].get("job") for _ in range(12)}
+
+    service.apply("one", replicas=2)
+    wait_for("both replicas", lambda: len(answering()) == 2)
+    before = [replica["id"] for replica in service.replicas()]
+    by_session = {"policy": "session", "header": "Authorization"}
+    assert service.apply("one", replicas=2, balancing=by_session) == "update"
+    assert len(answering()) == 1
+    shown = service.server.run("web")["run_spec"]["configuration"]["balancing"]
+    assert shown == {**by_session, "cookie": None}
+    assert service.apply("one", replicas=2) == "update"
+    assert len(answering()) == 2
+    assert [replica["id"] for replica in service.replicas()] == before
+    assert "balancing" not in service.server.run("web")["run_spec"]["configuration"]
+
+
 CRASHES = ("run:after-record:1", "job:before-facts:1", "job:after-record:6")
 
 

@@ -20,6 +20,7 @@ RUN_FIELDS = frozenset({"priority"})
 DEV_ENVIRONMENT_FIELDS = RUN_FIELDS | {"inactivity_duration"}
 SERVICE_FIELDS = RUN_FIELDS | frozenset(
     [
+        "balancing",
         "commands",
         "docker",
         "entrypoint",

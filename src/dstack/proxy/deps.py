@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from dstack.proxy.auth import ProxyAuth
+from dstack.proxy.balancer import Balancer
 from dstack.proxy.limits import RateLimiter
 from dstack.proxy.pool import Pool
 from dstack.proxy.repo import ProxyRepo
@@ -24,6 +25,7 @@ class ProxyDependencies:
     stats: ServiceStats = field(default_factory=ServiceStats)
     pool: Pool = field(default_factory=lambda: Pool(timeout=DEFAULT_TIMEOUT))
     limiter: RateLimiter = field(default_factory=RateLimiter)
+    balancer: Balancer = field(default_factory=Balancer)
     waking: Waking | None = None
     """None: services without a replica are not started."""
     max_body_bytes: int = 0

@@ -10,8 +10,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Protocol
 
+from dstack.proxy.affinity import BodyStart, prompt_key
+from dstack.proxy.aim import Aim
+from dstack.proxy.balancing import ByPrefix
 from dstack.proxy.chunks import LAST_CHUNK, ChunkedReader, chunk
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.headers import (
@@ -25,6 +29,7 @@ from dstack.proxy.headers import (
     build_response_head,
     has_body,
     opened,
+    with_line,
 )
 from dstack.proxy.pool import ReplicaTimeout, Upstream
 from dstack.proxy.repeated import request_tail, response_head
@@ -62,9 +67,10 @@ class Exchange:
     """From `proceed` on. The client is let in before: `admission`, or whoever makes requests for a client."""
 
     __slots__ = (
-        "_client", "_deps", "_has_repeated", "_hop", "_is_request_sent", "_is_spoilt", "_is_tunnel", "_kept",
-        "_left", "_path", "_pending", "_prefix", "_project", "_reader", "_received", "_request", "_request_bytes",
-        "_response", "_run", "_service", "_started", "_task", "_tried", "_upstream", "is_ready",
+        "_aim", "_client", "_deps", "_early", "_has_repeated", "_hop", "_is_request_sent", "_is_spoilt",
+        "_is_tunnel", "_kept", "_left", "_path", "_pending", "_prefix", "_project", "_reader", "_received",
+        "_request", "_request_bytes", "_response", "_run", "_service", "_started", "_task", "_upstream",
+        "is_ready",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +90,6 @@ class Exchange:
         self._service: Service | None = None
         self._upstream: Upstream | None = None
         self._task: asyncio.Task[None] | None = None
-        self._tried: set[str] = set()
         self._request_bytes = b""
         self._is_request_sent = request.length == 0
         self._response: ResponseHead | None = None
@@ -100,6 +105,10 @@ class Exchange:
         """What of the body went into a tunnel's new connection; None: nothing, or too much."""
         self._has_repeated = False
         self._started = 0.0
+        self._aim: Aim | None = None
+        """None: any replica, the first time."""
+        self._early: BodyStart | None = None
+        """What of the body came before there was a replica."""
         self.is_ready = False
         """The request's body can be passed on."""
 
@@ -171,6 +180,34 @@ class Exchange:
         assert service is not None
         if not self._started:
             self._started = self._deps.stats.start(service.id)
+        if service.balancing is None:
+            self._send_head()
+            return
+        aim = self._aim = Aim(self._deps.balancer, service, self._request)
+        if isinstance(service.balancing, ByPrefix) and len(service.replicas) > 1 and self._request.length:
+            self._spawn(self._gather(aim, service.balancing.length))
+        else:
+            self._send_head()
+
+    async def _gather(self, aim: Aim, length: int) -> None:
+        """Takes as much of the body as its prompt's beginning needs."""
+        if self._request.expects_continue:
+            self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request = replace(self._request, expects_continue=False, tails={})
+        self._early = BodyStart()
+        self.is_ready = True
+        self._client.on_ready()
+        try:
+            await asyncio.wait_for(self._early.is_enough.wait(), self._deps.pool.timeout)
+        except asyncio.TimeoutError:
+            self._fail(ReplicaTimeout())
+            return
+        aim.key = prompt_key(b"".join(self._early.pieces), length)
+        self._send_head()
+
+    def _send_head(self) -> None:
+        service = self._service
+        assert service is not None
         strip = service.strip_prefix
         request = self._request
         target = self._path if strip else self._prefix + self._path
@@ -179,13 +216,24 @@ class Exchange:
         self._request_bytes = b"%b %b%b" % (request.method, target, tail)
         self._dispatch(may_reuse=True)
 
-    def _dispatch(self, *, may_reuse: bool) -> None:
-        """To a random replica that was not tried yet."""
+    def _take_aim(self) -> Aim:
+        if self._aim is None:
+            assert self._service is not None
+            self._aim = Aim(self._deps.balancer, self._service, self._request)
+        return self._aim
+
+    def _dispatch(self, *, may_reuse: bool, error: Exception | None = None) -> None:
+        """To a replica that was not tried yet."""
         assert self._service is not None
         replicas = self._service.replicas
-        if self._tried:
-            replicas = tuple(address for address in replicas if address not in self._tried)
-        address = replicas[0] if len(replicas) == 1 else random.choice(replicas)
+        if self._aim is None and not self._deps.balancer.failing:
+            address = replicas[0] if len(replicas) == 1 else random.choice(replicas)
+        else:
+            chosen = self._take_aim().next_replica()
+            if chosen is None:
+                self._fail(error)
+                return
+            address = chosen
         upstream = self._deps.pool.take(address) if may_reuse else None
         if upstream is not None:
             self._attach(upstream)
@@ -204,12 +252,8 @@ class Exchange:
             self._attach(upstream)
 
     def _on_not_connected(self, address: str, error: Exception) -> None:
-        assert self._service is not None
-        self._tried.add(address)
-        if self._tried.issuperset(self._service.replicas):
-            self._fail(error)
-        else:
-            self._dispatch(may_reuse=True)
+        self._take_aim().missed(address)
+        self._dispatch(may_reuse=True, error=error)
 
     def _attach(self, upstream: Upstream) -> None:
         self._task = None
@@ -222,27 +266,44 @@ class Exchange:
             upstream.transport.write(bytes(self._kept))
         elif upstream.is_tunnelled and not upstream.is_reused:
             self._kept = bytearray()
+        if self._early is not None:
+            self._send_early(upstream)
         self.is_ready = True
         if not self._is_request_sent:
             self._client.on_ready()
 
+    def _send_early(self, upstream: Upstream) -> None:
+        early, self._early = self._early, None
+        assert early is not None
+        is_chunked = self._request.length == CHUNKED
+        for payload in early.pieces:
+            self._send(upstream, chunk(payload) if is_chunked else payload)
+        if is_chunked and self._is_request_sent:
+            self._send(upstream, LAST_CHUNK)
+
     def send_body(self, payload: bytes) -> None:
         """A piece of the request's body, or bytes of a tunnel."""
         upstream = self._upstream
-        if upstream is None or not payload:
+        if not payload or (upstream is None and self._early is None):
             return
-        upstream.quiet_ticks = 0
         is_chunked = self._request.length == CHUNKED and not self._is_tunnel
         if is_chunked and self._deps.max_body_bytes:
             self._received += len(payload)
             if self._received > self._deps.max_body_bytes:
                 self._fail(BodyTooLarge(self._too_large()))
                 return
+        if upstream is None:
+            assert self._early is not None
+            self.is_ready = not self._early.add(payload)
+            return
+        upstream.quiet_ticks = 0
         self._send(upstream, chunk(payload) if is_chunked else payload)
 
     def end_body(self) -> None:
         self._is_request_sent = True
-        if self._request.length == CHUNKED and self._upstream is not None:
+        if self._early is not None:
+            self._early.is_enough.set()
+        elif self._request.length == CHUNKED and self._upstream is not None:
             self._send(self._upstream, LAST_CHUNK)
 
     def _send(self, upstream: Upstream, data: bytes) -> None:
@@ -316,8 +377,11 @@ class Exchange:
             if data[end:]:
                 self._read_heads(data[end:])
         else:
-            self._response = response
-            self._begin_answer(response, data[end:])
+            if self._deps.balancer.failing:
+                self._deps.balancer.succeeded(self._upstream.address)
+            line = self._aim and self._aim.session_line(self._upstream.address, self._prefix, self._hop)
+            self._response = with_line(response, line) if line else response
+            self._begin_answer(self._response, data[end:])
 
     def _begin_answer(self, response: ResponseHead, body: bytes) -> None:
         """Sends the head, in one write with the part of the body that came with it."""
@@ -395,6 +459,7 @@ class Exchange:
 
     def on_replica_lost(self, error: Exception | None) -> None:
         upstream, self._upstream = self._upstream, None
+        was_reused = upstream is not None and upstream.is_reused
         response = self._response
         if self._is_tunnel:
             self._count()
@@ -406,6 +471,8 @@ class Exchange:
         elif response is None and not self._pending and upstream is not None and self._may_repeat(upstream, error):
             self._repeat(upstream)
         else:
+            if upstream is not None and response is None and not (was_reused or isinstance(error, ReplicaTimeout)):
+                self._deps.balancer.failed(upstream.address, is_unreachable=False)
             self._fail(error)
 
     def _may_repeat(self, upstream: Upstream, error: Exception | None) -> bool:
@@ -467,6 +534,8 @@ class Exchange:
 
     def _count(self) -> None:
         """Once."""
+        if self._aim is not None:
+            self._aim.end()
         if self._started and self._service is not None:
             self._deps.stats.finish(self._service.id, self._started)
             self._started = 0.0

@@ -349,6 +349,11 @@ def opened(response: ResponseHead) -> ResponseHead:
     return response.opened
 
 
+def with_line(response: ResponseHead, line: bytes) -> ResponseHead:
+    """With one more field."""
+    return replace(response, lines=[*response.lines, line], built={})
+
+
 def has_body(response: ResponseHead, method: bytes) -> bool:
     status = response.status
     return not (method == b"HEAD" or status == 204 or status == 304 or status < 200)

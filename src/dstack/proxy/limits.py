@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from dstack.proxy.affinity import header_key
 from dstack.proxy.headers import Hop, RequestHead
 
 MAX_ACCOUNTS = 100_000
@@ -76,18 +77,6 @@ def normalized(target: bytes) -> bytes:
 def _client(limit: RateLimit, request: RequestHead, hop: Hop) -> bytes | None:
     """What tells the client apart; None: it has no such header, and is not limited."""
     if limit.header is not None:
-        return _header(request, limit.header)
+        return request.host if limit.header == b"host" else header_key(request, limit.header)
     forwarded = (request.forwarding or {}).get(b"x-forwarded-for") if hop.is_trusted else None
     return forwarded.rpartition(b",")[2].strip() if forwarded else hop.address
-
-
-def _header(request: RequestHead, name: bytes) -> bytes | None:
-    if name == b"authorization":
-        return request.authorization
-    if name == b"host":
-        return request.host
-    for line in request.lines:
-        found, _, value = line.partition(b":")
-        if found.lower() == name:
-            return value.strip(b" \t")
-    return None

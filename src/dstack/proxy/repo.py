@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dstack.proxy.balancing import Policy
 from dstack.proxy.limits import RateLimit
 
 
@@ -27,6 +28,7 @@ class Service:
     rate_limits: tuple[RateLimit, ...] = ()
     is_cors_open: bool = False
     """Browsers may use it from any site."""
+    balancing: Policy = None
 
 
 class ProxyRepo(Protocol):

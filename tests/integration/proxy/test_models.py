@@ -19,6 +19,7 @@ from openai import AsyncOpenAI
 from tests.fixtures.processes import StartProcess
 from tests.integration.proxy.conftest import TOKEN, StaticAuth, StaticRepo, serving
 
+from dstack.proxy.balancing import ByPrefix
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.openai.app import ModelsApp
 from dstack.proxy.openai.upstream import ServiceUpstream
@@ -292,6 +293,17 @@ async def test_a_reader_that_is_slow_slows_the_replica(models: Models) -> None:
     assert 0 < sent[0] < 50_000_000, "what the sockets hold"
     writer.close()
     await writer.wait_closed()
+
+
+async def test_replicas_are_balanced_as_the_service_says(sdk: AsyncOpenAI, models: Models) -> None:
+    """Also by the prompt's beginning, and around a replica that is away."""
+    llama = models.models["meta/llama"]
+    addresses = ("127.0.0.1:1", models.replicas["openai"])
+    service = replace(llama.service, replicas=addresses, balancing=ByPrefix(100, 1.25))
+    models.models["meta/llama"] = replace(llama, service=service)
+    for number in range(8):
+        assert (await ask(sdk, "meta/llama", f"prompt {number}")).choices
+    assert len(await models.asked("openai")) == 8
 
 
 async def test_a_sleeping_model_is_woken(sdk: AsyncOpenAI, models: Models) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.fixtures.rows import EPOCH, job_row, project_row, run_row, user_row
 
+from dstack.proxy.balancing import ByPrefix, BySession, LeastRequests, Policy
 from dstack.proxy.repo import Model, Service
 from dstack.server.db.engine import Database
 from dstack.server.proxy.auth import ServerProxyAuth
@@ -60,6 +61,33 @@ def model_spec(name: str, **configuration: Any) -> dict[str, str]:
     fields = {"type": "service", "auth": True, "strip_prefix": True, "model": model, **configuration}
     shown = {"url": "/proxy/services/main/x/", "model": {"name": name, "base_url": "/", "type": "chat"}}
     return {"run_spec": json.dumps({"configuration": fields}), "service_spec": json.dumps(shown)}
+
+
+POLICIES: list[tuple[Any, Policy]] = [
+    (None, None),
+    ({"policy": "random"}, None),
+    ({"policy": "least_requests"}, LeastRequests()),
+    ({"policy": "prefix", "prefix_length": 7, "load_factor": 2.0}, ByPrefix(7, 2.0)),
+    ({"policy": "session", "header": "X-Session", "cookie": None}, BySession(b"x-session", None)),
+    ({"policy": "session", "header": None, "cookie": "Tied"}, BySession(None, b"Tied")),
+]
+
+
+async def test_balancing_is_that_of_the_configuration(database: Database) -> None:
+    user = user_row()
+    project = project_row(user)
+    runs = [
+        run_row(project, user, f"web-{number}", **model_spec("m", balancing=balancing))
+        for number, (balancing, _) in enumerate(POLICIES)
+    ]
+    async with database.transaction() as session:
+        for rows in ([user], [project], runs):
+            session.add_all(rows)
+            await session.flush()
+    repo = ServerProxyRepo(database)
+    services = [await found(repo, run.run_name) for run in runs]
+    assert [service.balancing for service in services if service] == [policy for _, policy in POLICIES]
+    repo.close()
 
 
 async def test_models_are_those_of_services_that_can_be_used_and_the_newest_has_the_name(

@@ -98,6 +98,7 @@ ADDED = {
     ("SSHProxyParams", "host_key"),
     ("JobConnectionInfo", "ssh_door"),
     ("JobConnectionInfo", "host_network_id"),
+    ("ServiceConfiguration", "balancing"),
 }
 """Fields of ours that the published schemas do not have; on the wire only when they are set."""
 

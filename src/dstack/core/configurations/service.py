@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 from typing_extensions import Self
 
+from dstack.core.configurations.balancing import Balancing
 from dstack.core.configurations.ports import PortMapping
 from dstack.core.configurations.profiles import ProfileParams, SpotPolicy
 from dstack.core.configurations.references import EntityReference
@@ -222,6 +223,10 @@ def _expand_gateway(value: Any) -> Any:
     return value == "true" if value in ("true", "false") else value
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
 class ServiceParams(CoreModel):
     """The fields that only a service has."""
 
@@ -249,6 +254,8 @@ class ServiceParams(CoreModel):
     """Kinds of replicas."""
     commands: list[str] = Field(default_factory=list)
     """What each replica runs."""
+    balancing: Balancing | None = Field(default=None, exclude_if=_is_none)
+    """Which replica gets a request: `random`, `least_requests`, `prefix` or `session`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
+from dstack.proxy.balancing import ByPrefix, BySession, LeastRequests, Policy
 from dstack.proxy.limits import RateLimit
 from dstack.proxy.repo import Model, Service
 from dstack.server.db.engine import Database
@@ -135,6 +136,7 @@ def _service(project: str, row: Row[Unpack[tuple[Any, ...]]], replicas: tuple[st
         wakes=not is_ending and any(group.low == 0 and group.scaling for group in groups_of(spec)),
         rate_limits=tuple(_rate_limit(limit) for limit in configuration.get("rate_limits") or ()),
         is_cors_open=model.get("format") == "openai",
+        balancing=_policy(configuration.get("balancing") or {}),
     )
 
 
@@ -153,6 +155,19 @@ def _model(row: Row[Unpack[tuple[Any, ...]]], service: Service) -> Model:
         chat_template=model.get("chat_template"),
         eos_token=model.get("eos_token"),
     )
+
+
+def _policy(balancing: Mapping[str, Any]) -> Policy:
+    match balancing.get("policy"):
+        case "least_requests":
+            return LeastRequests()
+        case "prefix":
+            return ByPrefix(balancing["prefix_length"], balancing["load_factor"])
+        case "session":
+            header, cookie = balancing.get("header"), balancing.get("cookie")
+            return BySession(header and header.lower().encode(), cookie and cookie.encode())
+        case _:
+            return None
 
 
 def _rate_limit(limit: Mapping[str, Any]) -> RateLimit:
