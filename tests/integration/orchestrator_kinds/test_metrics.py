@@ -69,7 +69,9 @@ async def test_points_have_the_time_of_the_server(control: Control) -> None:
     """By which they are judged (`utilization_policy`) and deleted."""
     await control.prepare()
     agents: Any = AnHourBehind(control.agents)
-    collector = MetricsCollector(control.database, agents, control.pool.watched, TimeToLive(1800, 1800), clock.now)
+    collector = MetricsCollector(
+        control.database, agents, control.pool.watched, TimeToLive(1800, 1800, 1800), clock.now
+    )
     run_id = await control.submit("busy", commands=["sleep 1000"], resources=SMALL)
     await control.until_status(run_id, RunStatus.RUNNING.value)
     [job] = await control.jobs(run_id)
