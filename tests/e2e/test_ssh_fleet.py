@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tests.e2e.harness import Cli, ServerProcess, wait_for
 from tests.e2e.on_prem import apply, instances, ssh_fleet, wait_idle
-from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 from tests.fixtures.systemd_host import SystemdHost
 
@@ -161,30 +160,6 @@ def test_b16_a_changed_host_key_is_refused_and_the_host_stays(
 
     wait_for("the refusal", refused, 90)
     assert [one["status"] for one in instances(server)] == ["idle"]
-
-
-def test_containers_on_hosts_with_docker_share_them_by_blocks(cli: Cli, ssh_network: SSHNetwork) -> None:
-    server, host = cli.server, ssh_network.add()
-    host.start_docker()
-    apply(server, ssh_fleet(ssh_network, [{"hostname": host.address, "blocks": 2}]))
-    wait_idle(server, 1)
-    wanted = {
-        "image": BUSYBOX_IMAGE,
-        "fleets": ["onprem"],
-        "resources": {"cpu": "1..", "memory": "1GB..", "disk": "1GB.."},
-    }
-    wait_both = "while [ ! -e /shared/go ]; do sleep 0.1; done; hostname"
-    volumes = ["/tmp/shared:/shared"]
-    for name in ("one", "two"):
-        server.submit(name, [wait_both], volumes=volumes, **wanted)
-    for name in ("one", "two"):
-        server.wait_run(name, "running")
-    (instance,) = instances(server)
-    assert (instance["busy_blocks"], instance["total_blocks"]) == (2, 2)
-    host.run("mkdir -p /tmp/shared; touch /tmp/shared/go")
-    for name in ("one", "two"):
-        server.wait_run(name, "done")
-    assert cli("logs", "one") != cli("logs", "two")
 
 
 def test_nodes_of_a_task_meet_over_the_network_of_their_hosts(cli: Cli, ssh_network: SSHNetwork) -> None:
