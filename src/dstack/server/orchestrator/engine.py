@@ -109,7 +109,8 @@ class Engine:
         self._wakeups = wakeups or database.wakeups
         self._clock = clock
         self._pace = pace
-        self._queue = WorkQueue()
+        self._queue = WorkQueue(at_most={Kind.INSTANCE: max(1, pace.workers // 2)})
+        """Hosts that do not answer take their time: they are not to keep the jobs of the others waiting."""
         self._timers = Timers(clock, self.wake)
         self._leases = Leases(database, self._tables, pace.lease)
         self._passes = Passes(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 
-from dstack.server.orchestrator.decision import Key
+from dstack.server.orchestrator.decision import Key, Kind
 
 
 class WorkQueue:
     """Keys to work on. A key waits at most once and is never given out twice at once: one that is put while
-    it is being worked on comes back once, when it is done."""
+    it is being worked on comes back once, when it is done. `at_most`: how many of a kind are given out at once."""
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Key]] = []
+    def __init__(self, at_most: Mapping[Kind, int] | None = None) -> None:
+        self._at_most = at_most or {}
+        self._heaps: dict[Kind, list[tuple[int, int, Key]]] = {}
+        self._given: Counter[Kind] = Counter()
         self._waiting: dict[Key, tuple[int, int]] = {}
-        """(negated priority, age) of each waiting key; entries of the heap that differ are outdated."""
+        """(negated priority, age) of each waiting key; entries of the heaps that differ are outdated."""
         self._working: set[Key] = set()
         self._again: dict[Key, int] = {}
         self._ages = itertools.count()
@@ -45,7 +48,7 @@ class WorkQueue:
             return
         age = next(self._ages) if before is None else before[1]
         self._waiting[key] = (-priority, age)
-        heapq.heappush(self._heap, (-priority, age, key))
+        heapq.heappush(self._heaps.setdefault(key.kind, []), (-priority, age, key))
         self._rouse()
 
     async def get(self) -> Key:
@@ -64,19 +67,33 @@ class WorkQueue:
         return key
 
     def get_nowait(self) -> Key | None:
-        while self._heap:
-            priority, age, key = heapq.heappop(self._heap)
-            if self._waiting.get(key) == (priority, age):
-                del self._waiting[key]
-                self._working.add(key)
-                return key
-        return None
+        firsts = [heap[0] for kind, heap in self._heaps.items() if self._may_give(kind) and self._tidied(heap)]
+        if not firsts:
+            return None
+        key = min(firsts)[2]
+        heapq.heappop(self._heaps[key.kind])
+        del self._waiting[key]
+        self._working.add(key)
+        self._given[key.kind] += 1
+        return key
+
+    def _may_give(self, kind: Kind) -> bool:
+        return kind not in self._at_most or self._given[kind] < self._at_most[kind]
+
+    def _tidied(self, heap: list[tuple[int, int, Key]]) -> bool:
+        """Drops what is outdated at its top; whether anything is left."""
+        while heap and self._waiting.get(heap[0][2]) != heap[0][:2]:
+            heapq.heappop(heap)
+        return bool(heap)
 
     def done(self, key: Key) -> None:
         self._working.remove(key)
+        self._given[key.kind] -= 1
         priority = self._again.pop(key, None)
         if priority is not None:
             self.put(key, priority)
+        elif key.kind in self._at_most and self._waiting:
+            self._rouse()  # one that had to wait for its turn may go now
 
     def _rouse(self) -> None:
         while self._getters:

@@ -80,3 +80,29 @@ def test_nothing_put_is_lost_and_nothing_is_worked_on_twice_at_once(
             queue.done(working.pop(number % len(working)))
         assert len(queue) == len(owed)
         assert queue.working == len(working)
+
+
+async def test_a_kind_with_a_limit_leaves_the_others_their_workers() -> None:
+    queue = WorkQueue(at_most={Kind.INSTANCE: 1})
+    hosts = [Key(Kind.INSTANCE, UUID(int=number)) for number in (8, 9)]
+    for host in hosts:
+        queue.put(host, 5)
+    queue.put(key(1))
+    assert [queue.get_nowait() for _ in range(3)] == [hosts[0], key(1), None]
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.done(hosts[0])
+    assert await asyncio.wait_for(waiting, 5) == hosts[1]
+
+
+def test_a_limit_folds_and_returns_keys_as_ever() -> None:
+    queue = WorkQueue(at_most={Kind.JOB: 1})
+    queue.put(key(1))
+    queue.put(key(2))
+    assert queue.get_nowait() == key(1)
+    queue.put(key(1))
+    assert queue.get_nowait() is None
+    queue.done(key(1))
+    assert [queue.get_nowait(), queue.get_nowait()] == [key(2), None]
+    queue.done(key(2))
+    assert queue.get_nowait() == key(1)

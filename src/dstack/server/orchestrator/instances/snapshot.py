@@ -17,7 +17,7 @@ from dstack.core.instances import InstanceStatus, InstanceTerminationReason
 from dstack.core.jobs import JobStatus
 from dstack.server.db.tables import FleetRow, InstanceRow, JobRow
 from dstack.server.orchestrator import told
-from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind
+from dstack.server.orchestrator.decision import Decision, Effect, EffectHandler, Kind, rank
 from dstack.server.orchestrator.instances import effects, rules
 from dstack.server.orchestrator.instances.rules import InstanceSnapshot
 from dstack.server.orchestrator.sharing import wake_sharers
@@ -80,7 +80,8 @@ class InstanceKind:
         await told.record(session, text, target)
 
     def priority(self, snapshot: InstanceSnapshot) -> int:
-        return 0
+        """Hosts that answer go before those that are still to be reached."""
+        return rank(0, has_begun=snapshot.has_agent and snapshot.unreachable_since is None)
 
 
 def _snapshot(row: InstanceRow, jobs: tuple[UUID, ...], *, may_shrink: bool) -> InstanceSnapshot:
