@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.e2e.harness import ServerProcess, wait_for
-from tests.e2e.test_ssh_fleet import apply, ssh_fleet, wait_idle
+from tests.e2e.on_prem import apply, ssh_fleet, wait_idle
 from tests.e2e.web import Service
 from tests.fixtures.docker import BUSYBOX_IMAGE
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork

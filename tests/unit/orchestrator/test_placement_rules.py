@@ -100,6 +100,16 @@ def test_nodes_of_a_replica_are_placed_together_or_not_at_all() -> None:
     assert assigned(place(*nodes, on=(instance(90), instance(91)))) == {0: 90, 1: 91}
 
 
+def test_each_of_several_nodes_has_a_whole_instance_that_nobody_else_uses() -> None:
+    asked = Requirements(resources=ResourcesSpec(), multinode=True)
+    nodes = [replace(job(num, run_id=UUID(int=7), job_num=num), requirements=asked) for num in (0, 1)]
+    used = replace(instance(90, total=2), busy_blocks=1)
+    assert assigned(place(*nodes, on=(used, instance(91, total=2)))) == {}
+    decision = place(*nodes, job(5), on=(used, instance(91, total=2), instance(92, total=4)))
+    assert assigned(decision) == {0: 91, 1: 92, 5: 90}
+    assert [write.blocks for write in decision.writes if isinstance(write, Assign)] == [2, 4, 1]
+
+
 def test_b22_this_machine_is_shared_and_compared_as_a_whole() -> None:
     machine = instance(90, total=16, backend="local", offer=offer(cpus=1))
     assert assigned(place(job(1), job(2), on=(machine,))) == {1: 90, 2: 90}
