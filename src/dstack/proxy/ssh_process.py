@@ -69,10 +69,19 @@ class Destination:
 class SSHProcess:
     """`ssh` to one host, with forwards from Unix sockets in `sockets`. It is up once `start` returns."""
 
-    def __init__(self, destination: Destination, sockets: Path, keys: Path, through: Path | None) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        sockets: Path,
+        keys: Path,
+        through: Path | None,
+        *,
+        are_shared: bool = False,
+    ) -> None:
         """`keys`: a folder for private keys, which are there only while it logs in. `through`: the control socket
-        of the connection to the jump host."""
+        of the connection to the jump host. `are_shared`: the forwards are for all who may enter `sockets`."""
         self._destination = destination
+        self._mask = "0111" if are_shared else "0177"
         self._keys = keys
         self._through = through
         self._tag = secrets.token_hex(4)
@@ -108,6 +117,7 @@ class SSHProcess:
             **_OPTIONS,
             "ControlPath": _quoted(self.control),
             "UserKnownHostsFile": _quoted(known_hosts),
+            "StreamLocalBindMask": self._mask,
         }
         if self._through is not None:
             options["ProxyCommand"] = _by_way_of(self._through, self._destination)

@@ -36,11 +36,17 @@ class Carrier:
         folders: tuple[Path, Path],
         starting: asyncio.Semaphore,
         through: Carrier | None,
+        *,
+        are_shared: bool = False,
     ) -> None:
-        """`folders`: of sockets, and of private keys. `through`: the connection to the jump host."""
+        """`folders`: of sockets, and of private keys. `through`: the connection to the jump host.
+
+        `are_shared`: the sockets are for all who may enter their folder.
+        """
         self.destination = destination
         self.through = through
         self._folders = folders
+        self._are_shared = are_shared
         self._starting = starting
         self._paths: dict[str, str] = {}
         """Of the present process, by target."""
@@ -116,6 +122,11 @@ class Carrier:
             self._process.kill()
             self._lose()
 
+    async def lost(self, path: str) -> None:
+        """Returns once that socket leads nowhere any more."""
+        if self._process is not None and path in self._paths.values():
+            await self._process.ended()
+
     def _lose(self) -> None:
         self._process = None
         self._paths = {}
@@ -153,7 +164,7 @@ class Carrier:
         control = None if self.through is None else (await self.through.up()).control
         async with self._starting:
             sockets, keys = self._folders
-            process = SSHProcess(self.destination, sockets, keys, control)
+            process = SSHProcess(self.destination, sockets, keys, control, are_shared=self._are_shared)
             paths = {target: process.socket_path(name) for target, name in self._targets.items()}
             await process.start({path: target for target, path in paths.items()})
             return process, paths
@@ -170,9 +181,14 @@ class Tunnels:
     """All tunnels of a process. Those to one server share a connection; servers behind a jump host share that to
     it."""
 
-    def __init__(self, keys: Path) -> None:
-        """`keys`: a folder of this process for private keys, each there only while a connection is being made."""
+    def __init__(self, keys: Path, *, shared_sockets: Path | None = None) -> None:
+        """`keys`: a folder of this process for private keys, each there only while a connection is being made.
+
+        `shared_sockets`: a folder for sockets that whoever may enter it may use; by default one of this process,
+        whose sockets are for its own user.
+        """
         self._keys = keys
+        self._shared_sockets = shared_sockets
         self._sockets: Path | None = None
         self._starting = asyncio.Semaphore(STARTING_AT_ONCE)
         self._carriers: dict[Destination, Carrier] = {}
@@ -187,6 +203,12 @@ class Tunnels:
         carrier = self._carriers.get(destination)
         if carrier is not None:
             carrier.distrust(path)
+
+    async def lost(self, destination: Destination, path: str) -> None:
+        """Returns once that socket leads nowhere any more."""
+        carrier = self._carriers.get(destination)
+        if carrier is not None:
+            await carrier.lost(path)
 
     def is_failing(self, destination: Destination) -> bool:
         """The last attempt to connect there has failed."""
@@ -217,7 +239,8 @@ class Tunnels:
         known = self._carriers.get(destination)
         if known is None:
             through = None if destination.jump is None else self._carrier(destination.jump)
-            known = Carrier(destination, self._folders(), self._starting, through)
+            are_shared = self._shared_sockets is not None
+            known = Carrier(destination, self._folders(), self._starting, through, are_shared=are_shared)
             self._carriers[destination] = known
             known.start()
         return known
@@ -226,16 +249,17 @@ class Tunnels:
         if self._sockets is None:
             self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
             _remove_left_behind(self._keys)
-            self._sockets = Path(tempfile.mkdtemp(prefix="dstack-"))  # short: an address has room for 107 bytes
+            # Short: an address has room for 107 bytes.
+            self._sockets = self._shared_sockets or Path(tempfile.mkdtemp(prefix="dstack-"))
         return self._sockets, self._keys
 
     async def stop(self) -> None:
         """Ends all of them."""
         carriers, self._carriers = list(self._carriers.values()), {}
         await asyncio.gather(*(carrier.close() for carrier in carriers))
-        if self._sockets is not None:
+        if self._sockets is not None and self._shared_sockets is None:
             shutil.rmtree(self._sockets, ignore_errors=True)
-            self._sockets = None
+        self._sockets = None
 
 
 def _remove_left_behind(keys: Path) -> None:
