@@ -19,6 +19,7 @@ from openai import AsyncOpenAI
 from tests.fixtures.processes import StartProcess
 from tests.integration.proxy.conftest import TOKEN, StaticAuth, StaticRepo, serving
 
+from dstack.core.errors import StoreError
 from dstack.proxy.balancing import ByPrefix
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.openai.app import ModelsApp
@@ -50,6 +51,8 @@ class Models:
         return f"http://127.0.0.1:{self.port}/proxy/models/main"
 
     def list_models(self, project: str) -> tuple[Model, ...] | Awaitable[tuple[Model, ...]]:
+        if project == "broken":
+            raise StoreError("The database does not answer")
         return self._later() if project == "late" else tuple(self.models.values())
 
     async def _later(self) -> tuple[Model, ...]:
@@ -204,6 +207,14 @@ async def test_auth_is_always_needed(sdk: AsyncOpenAI, models: Models) -> None:
         assert (answer.status_code, set(answer.json())) == (403, {"detail", "error"})
         assert answer.json()["detail"] == answer.json()["error"]["message"]
     assert await models.asked("openai") == []
+
+
+async def test_what_we_depend_on_may_be_away(sdk: AsyncOpenAI, models: Models) -> None:
+    with pytest.raises(openai.InternalServerError, match="database does not answer") as caught:
+        await sdk.with_options(base_url=models.url.replace("main", "broken")).models.list()
+    assert caught.value.status_code == 503
+    late = sdk.with_options(base_url=models.url.replace("main", "late"))
+    assert (await late.models.retrieve("tgi")).id == "tgi"
 
 
 BAD_REQUESTS: list[tuple[str, Any, int, str]] = [

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable
 from urllib.parse import unquote
 
 import orjson
 
-from dstack.core.errors import TooManyAttempts
+from dstack.core.errors import DstackError, TooManyAttempts
 from dstack.proxy.auth import ProxyAuth, bearer_token
 from dstack.proxy.headers import PREFLIGHT_LINES
 from dstack.proxy.openai.bodies import model_of, read_json
@@ -27,6 +28,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_BODY_SILENCE = 60.0
 """Seconds without a byte of the request's body."""
 CHAT = b"chat/completions"
+
+logger = logging.getLogger(__name__)
 
 
 class ModelsApp:
@@ -68,6 +71,9 @@ class ModelsApp:
             pass
         except ApiError as error:
             await client.answer_error(error)
+        except DstackError as error:
+            logger.error("models of %s: %s", project.decode("latin-1"), error.detail)
+            await client.answer_error(ApiError(503 if error.retryable else 500, str(error)))
         except AnswerCut as error:
             text = f"The model failed: {error}"
             await client.cut(b": %b\n\n" % text.encode() + event({"error": describe(502, text), "detail": text}))
