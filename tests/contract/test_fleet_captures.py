@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from tests.fixtures.api import Api
+from tests.fixtures.rows import instance_row
+
+from dstack.backends.base import InstanceAddress
+from dstack.core.canonical import dump_json
+from dstack.core.instances import Resources
+from dstack.server.db.tables import FleetRow
+from dstack.server.hosts.connections import dump_address
+from dstack.server.planning.ssh import REGION, offer_of
 
 CAPTURES = Path(__file__).parents[1] / "reference" / "captures"
 OURS = {"id", "created_at", "created", "fleet_id"}
@@ -59,3 +68,27 @@ async def test_offers_are_listed_as_recorded(sqlite_api: Api) -> None:
     ours, recorded = await replay(sqlite_api, 36)
     for key in ("offers", "total_offers", "max_price"):
         assert ours["job_plans"][0][key] == recorded["job_plans"][0][key]
+
+
+async def test_a_busy_host_is_listed_as_recorded(sqlite_api: Api) -> None:
+    """All but its times and ids, from what a fleet's host and its agent leave on record."""
+    await replay(sqlite_api, 8)
+    [recorded] = capture(10)["response"]["body"]
+    [shown] = recorded["instances"]
+    resources = Resources.model_validate(shown["instance_type"]["resources"])
+    async with sqlite_api.context.database.transaction() as session:
+        fleet = (await session.scalars(select(FleetRow))).one()
+        address = InstanceAddress(backend_id="1", hostname=shown["hostname"], remote_agent_socket="/agent.sock")
+        offer = dump_json(offer_of(resources, 1))
+        facts = {
+            "backend": "ssh",
+            "region": REGION,
+            "price": 0.0,
+            "address": dump_address(address),
+            "offer": offer,
+        }
+        session.add(instance_row(fleet, name=shown["name"], status="busy", busy_blocks=1, **facts))
+    ours, _ = await replay(sqlite_api, 10)
+    assert comparable(ours) == comparable([recorded])
+    listed = await sqlite_api.ok("instances/list", {})
+    assert comparable(listed) == comparable(recorded["instances"])
