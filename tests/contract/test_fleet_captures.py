@@ -80,7 +80,7 @@ async def test_a_busy_host_is_listed_as_recorded(sqlite_api: Api) -> None:
         fleet = (await session.scalars(select(FleetRow))).one()
         address = InstanceAddress(backend_id="1", hostname=shown["hostname"], remote_agent_socket="/agent.sock")
         offer = dump_json(offer_of(resources, 1))
-        facts = {
+        facts: dict[str, Any] = {
             "backend": "ssh",
             "region": REGION,
             "price": 0.0,
