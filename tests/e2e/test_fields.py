@@ -80,10 +80,8 @@ def test_a_job_that_does_not_heed_is_given_as_long_as_it_asks_for(cli: Cli) -> N
 
 
 def test_a_job_gets_no_more_memory_than_its_file_asks_for_at_most(cli: Cli) -> None:
-    limits = Cgroups("end2end")
-    limits.close()
-    if limits.error:
-        pytest.skip(limits.error)
+    if why := Cgroups("end2end").error:
+        pytest.skip(why)
     cli.write(
         "type: task\nname: greedy\nresources: {cpu: 1.., memory: 0.05GB..0.0625GB, disk: 0.1GB..}\n"
         f"commands: [\"{sys.executable} -c 'print(len(200 * 2**20 * bytes([1])))'\"]\n"

@@ -154,7 +154,6 @@ class AgentProcess:
         await self.http.stop()
         for executor in self.agent.executors.values():
             await executor.close()
-        self.limits.close()
         loop.remove_reader(notifications)
         notifications.close()
 

@@ -28,6 +28,7 @@ MEMORY = "memory"
 CPU = "cpu"
 RECORD = "cgroups.json"
 PERIOD_US = 100_000
+MAKE_TRIES = 20
 MIN_QUOTA_US = 1_000
 """The kernel takes no less."""
 _GB, _MB = 1024**3, 1024**2
@@ -99,15 +100,15 @@ class Cgroups:
         """Makes a group, sets a limit, lets a process enter. Raises Unavailable."""
         group = Group((place,), os.path.join(self._name, f"probe-{os.getpid()}"))
         try:
-            self._make(group, place, _PROBE[place.controller])
+            _make(group, place, _PROBE[place.controller])
             _enter_in_child(group)
-            os.rmdir(group.folder(place))
         except OSError as error:
-            for path in (group.folder(place), os.path.dirname(group.folder(place))):
-                with contextlib.suppress(OSError):  # it was never made, or tasks are in it
-                    os.rmdir(path)
             message = f"the agent cannot make control groups in {place.base} ({error.strerror})"
             raise Unavailable(message) from error
+        finally:
+            with contextlib.suppress(OSError):  # it was never made
+                os.rmdir(group.folder(place))
+            _remove_parent(group.folder(place))
 
     def make(self, spec: TaskSpec, folder: str) -> Group:
         """The group of the task in `folder` with its limits. Repeating it changes nothing. Raises OSError."""
@@ -117,24 +118,8 @@ class Cgroups:
         if places:
             write_json(os.path.join(folder, RECORD), {"groups": group.folders})
         for place in places:
-            self._make(group, place, wanted[place.controller])
+            _make(group, place, wanted[place.controller])
         return group
-
-    def _make(self, group: Group, place: Place, amount: float) -> None:
-        parent = os.path.dirname(group.folder(place))
-        for path in (parent, group.folder(place)):
-            if place.version == 2:
-                _enable(place, os.path.dirname(path))
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path)
-        for name, value in limit(place, amount):
-            _set(group.folder(place), name, value)
-
-    def close(self) -> None:
-        """The agent ends: removes its group unless tasks live on in it."""
-        for place in self.places:
-            with contextlib.suppress(OSError):  # not empty: the next agent's; or gone, as two places may share it
-                os.rmdir(os.path.join(place.base, self._name))
 
 
 def find_place(controller: str, cgroup: str, mountinfo: str) -> Place:
@@ -212,6 +197,7 @@ def remove_groups(folder: str) -> bool:
     for group in record["groups"]:
         for path, _, _ in os.walk(group, topdown=False):
             is_done = _remove_group(path) and is_done
+        _remove_parent(group)
     if is_done:
         remove(os.path.join(folder, RECORD))
     return is_done
@@ -238,6 +224,32 @@ def _enable(place: Place, folder: str) -> None:
         _enable(place, os.path.dirname(folder))
     if place.controller not in _read(folder, "cgroup.subtree_control").split():
         _write(folder, "cgroup.subtree_control", "+" + place.controller)
+
+
+def _make(group: Group, place: Place, amount: float) -> None:
+    """Makes the folders and sets the limit. Raises OSError."""
+    for tries_left in reversed(range(MAKE_TRIES)):
+        try:
+            for path in (os.path.dirname(group.folder(place)), group.folder(place)):
+                _make_folder(place, path)
+            break
+        except FileNotFoundError:  # the agent's group was removed, as the last task in it has just ended
+            if not tries_left:
+                raise
+    for name, value in limit(place, amount):
+        _set(group.folder(place), name, value)
+
+
+def _make_folder(place: Place, path: str) -> None:
+    if place.version == 2:
+        _enable(place, os.path.dirname(path))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+
+
+def _remove_parent(group: str) -> None:
+    with contextlib.suppress(OSError):  # other tasks are in it, or it is gone
+        os.rmdir(os.path.dirname(group))
 
 
 def _enter_in_child(group: Group) -> None:
