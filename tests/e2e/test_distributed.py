@@ -92,7 +92,8 @@ def test_mpirun_and_a_rendezvous_work_between_hosts(cli: Cli, ssh_network: SSHNe
     server.wait_run("mpi", "done", "failed")
     first, second = ssh_network.hosts
     expected = [first.address, second.address, f"rank 0 on {first.name}: 21", f"rank 1 on {second.name}: 21"]
-    assert sorted(cli("logs", "mpi")[1].splitlines()) == sorted(expected)
+    told = [line for line in cli("logs", "mpi")[1].splitlines() if "plm:rsh: Warning" not in line]
+    assert sorted(told) == sorted(expected)  # Open MPI may warn that a child of its own was quicker than it
     for host in ssh_network.hosts:
         assert "tasks/" not in host.run("ps ax | grep sshd || true")
         assert not (host.folder / "root/.ssh/config").exists()
