@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.harness import Cli, ServerProcess, wait_for
-from tests.e2e.on_prem import apply, instances, ssh_fleet, wait_idle
+from tests.e2e.on_prem import apply, instances, job_history, ssh_fleet, wait_idle
 from tests.fixtures.ssh_hosts import SSHHost, SSHNetwork
 from tests.fixtures.systemd_host import SystemdHost
 
@@ -66,6 +66,11 @@ def test_hosts_come_and_go_with_the_file(server: ServerProcess, ssh_network: SSH
     wait_for("only the second", lambda: [one["hostname"] for one in instances(server)] == [second.address], 60)
     wait_idle(server, 1)
     assert "agent.pyz" not in first.run("ps ax")
+    apply(server, ssh_fleet(ssh_network, [first.address]))
+    apply(server, ssh_fleet(ssh_network, [first.address, second.address]))  # while the second is let go of
+    wait_for("both", lambda: [one["status"] for one in instances(server)] == ["idle", "idle"], 60)
+    for host in (first, second):
+        assert "agent.pyz" in host.run("ps ax")
 
 
 def test_a_job_outlives_its_agent_its_server_and_the_connection(cli: Cli, ssh_network: SSHNetwork) -> None:
@@ -160,6 +165,9 @@ def test_b16_a_changed_host_key_is_refused_and_the_host_stays(
 
     wait_for("the refusal", refused, 90)
     assert [one["status"] for one in instances(server)] == ["idle"]
+    server.post("/api/project/main/fleets/delete_instances", {"name": "onprem", "instance_nums": [0]})
+    apply(server, ssh_fleet(ssh_network, [host.address]))
+    wait_idle(server, 1)
 
 
 def test_nodes_of_a_task_meet_over_the_network_of_their_hosts(cli: Cli, ssh_network: SSHNetwork) -> None:
@@ -202,6 +210,8 @@ def test_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNe
     server, host = cli.server, ssh_network.add()
     apply(server, ssh_fleet(ssh_network, [host.address]))
     wait_idle(server, 1)
+    server.submit("whole", ["true"], fleets=["onprem"])
+    server.wait_run("whole", "done")
     server.submit(
         "cut", ["i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; sleep 0.1; done"], fleets=["onprem"]
     )
@@ -216,6 +226,7 @@ def test_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNe
     numbers = [int(line) for line in cli("logs", "cut")[1].splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) > 100
+    assert job_history(server, "cut") == job_history(server, "whole")
 
 
 def test_systemd_keeps_the_agent_over_a_reboot(cli: Cli, systemd_host: SystemdHost) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.backends.base import InstanceAddress, InstanceRequest
 from dstack.core.backends import LOCAL
 from dstack.core.canonical import dump_json
-from dstack.core.errors import BackendError, BackendNotAvailable
+from dstack.core.errors import BackendError, BackendNotAvailable, HostKeyChanged, HostUnfit
 from dstack.core.instances import (
     InstanceOfferWithAvailability,
     InstanceStatus,
@@ -36,6 +38,8 @@ from dstack.server.planning import ssh
 from dstack.server.planning.matching import block_count
 from dstack.server.planning.new_instance import limits_of
 from dstack.server.planning.offers import Limits, offer_mismatch
+
+logger = logging.getLogger(__name__)
 
 LOCAL_SLOTS_PER_CPU = 4
 MIN_LOCAL_SLOTS = 16
@@ -147,6 +151,7 @@ async def deploy_agent(effect: DeployAgent, world: World, key: Key) -> Facts:
     """Safe to repeat. What the host has becomes its offer; a failure is told as the instance's last error."""
     async with world.database.session() as session:
         row = (await session.execute(select(InstanceRow).where(InstanceRow.id == key.id))).scalar_one()
+        await _assert_let_go(session, row)
     deployed = await world.ssh_hosts.deploy(key.id)
     where, details = deployed.target, json.loads(row.ssh_details or "{}")
     address = InstanceAddress(
@@ -169,9 +174,25 @@ async def deploy_agent(effect: DeployAgent, world: World, key: Key) -> Facts:
     }
 
 
+async def _assert_let_go(session: AsyncSession, row: InstanceRow) -> None:
+    """Raises HostUnfit while the agent of an earlier instance is being taken off the same host."""
+    earlier = select(InstanceRow.name).where(
+        InstanceRow.ssh_hostname == row.ssh_hostname,
+        InstanceRow.status != InstanceStatus.TERMINATED.value,
+        or_(InstanceRow.status == InstanceStatus.TERMINATING.value, InstanceRow.terminate_requested.is_not(None)),
+        InstanceRow.id != row.id,
+    )
+    name = await session.scalar(earlier.limit(1))
+    if name is not None:
+        raise HostUnfit(f"{row.ssh_hostname} is still being let go of as instance {name!r}")
+
+
 async def remove_agent(effect: RemoveAgent, world: World, key: Key) -> Facts:
-    """The host is as it was before."""
-    await world.ssh_hosts.remove(key.id)
+    """The host is as it was before. One that shows another key by now is left alone."""
+    try:
+        await world.ssh_hosts.remove(key.id)
+    except HostKeyChanged as error:
+        logger.warning("instance=%s is let go of with the agent that may be on it: %s", key.id, error)
     return {"finished_at": world.clock()}
 
 
