@@ -3,8 +3,9 @@ processes alike.
 
 The replica's key pair is all there is: its private half is the key of every client and the host key of every
 server, so each side knows the other and nothing has to be confirmed. The script is run as the job's user, in the
-job's environment and folder, with the private key on its input. It ends with exit code 0 once an `sshd` listens;
-else the end of its output says why there is none. Beside a process it becomes that `sshd` instead of ending.
+job's environment and folder, with the private key on its input, and may be repeated. It ends with exit code 0 once
+an `sshd` listens; else the end of its output says why there is none. Beside a process it becomes that `sshd`
+instead of ending.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ user=$(id -un) || exit 1
 eval "home=~$user"
 mkdir -p "$folder" || exit 1
 if [ "$kind" = image ]; then trap ': > "$folder/done"' EXIT; fi
+if [ -s "$folder/sshd.pid" ] && kill -0 "$(cat "$folder/sshd.pid")"; then exit 0; fi
 cat > "$folder/key" || exit 1
 echo "$public" > "$folder/authorized_keys"
 echo "dstack-nodes $public" > "$folder/known_hosts"
@@ -128,7 +130,6 @@ ForceCommand /bin/sh "$folder/session"
 Subsystem sftp $sftp/sftp-server
 E
 if [ "$(id -u)" = 0 ]; then mkdir -p /run/sshd && chmod 755 /run/sshd; fi
-rm -f "$folder/sshd.pid"
 umask "$mask"
 if [ "$kind" = host ]; then exec "$sshd" -D -e -f "$folder/sshd_config"; fi
 "$sshd" -f "$folder/sshd_config" -E "$folder/sshd.log" || { cat "$folder/sshd.log"; exit 1; }

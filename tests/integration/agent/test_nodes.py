@@ -19,6 +19,7 @@ from tests.integration.agent.harness import AgentProcess, until
 from tests.integration.agent.test_container import DockerAgent
 from tests.integration.agent.test_process import shell as process_shell
 
+from dstack.agent import nodes
 from dstack.agent.executors.container_log import ContainerLog, note_before
 from dstack.agent.logs import LogReader
 from dstack.agent.protocol import RUNNING, NodesSsh, StopRequest, TaskSpec, iter_frames
@@ -197,6 +198,19 @@ async def test_an_agent_that_is_killed_while_it_starts_a_node_opens_one_door(rep
     await until(said)
     await replica.stop(task)
     assert await replica.agent.output(task.id) == b"again\n"
+
+
+async def test_a_container_may_be_opened_again(replica: Replica) -> None:
+    if not isinstance(replica.agent, DockerAgent):
+        pytest.skip("a process is started once")
+    task = await replica.put(0, f"until ssh {replica.addresses[0]} [ -e /again ]; do sleep 0.1; done; echo again")
+    await replica.running(task)
+    assert task.ssh
+    script = nodes.command(task.ssh, nodes.FOLDER, nodes.CONTAINER)
+    (container,) = replica.agent.containers(task)
+    for text in (script, "touch /again"):  # as an agent does that did not see the first one through
+        replica.agent.daemon.run("exec", container, "sh", "-c", text)
+    assert await _output(replica, task) == ["again"]
 
 
 async def _is_started(replica: Replica, task: TaskSpec) -> bool:
