@@ -1,4 +1,4 @@
-"""Our protocol under uvicorn with one static service, for `bench/proxy.py`.
+"""Our protocol under uvicorn with static services, for `bench/proxy.py` and `bench/balancing.py`.
 
     python -m bench.proxy_server PORT BACKEND_PORT protocol|asgi
 
@@ -12,17 +12,36 @@ from typing import Any
 
 import uvicorn
 
+from dstack.proxy.balancing import ByPrefix, BySession, LeastRequests, Policy
 from dstack.proxy.deps import ProxyDependencies
+from dstack.proxy.openai.app import ModelsApp
+from dstack.proxy.openai.upstream import ServiceUpstream
 from dstack.proxy.protocol import make_http_protocol
-from dstack.proxy.repo import Service
+from dstack.proxy.repo import Model, Service
+
+POLICIES: dict[str, Policy] = {
+    "random": None,
+    "least_requests": LeastRequests(),
+    "session": BySession(b"authorization", None),
+    "prefix": ByPrefix(1024, 1.25),
+}
+"""Of services of these names with two replicas, which are the same one at two addresses."""
 
 
-class OneService:
-    def __init__(self, address: str) -> None:
-        self._service = Service("id", "main", "bench", auth=True, strip_prefix=True, replicas=(address,))
+class StaticServices:
+    """`bench` with one replica, those of `POLICIES`, and `random` as the model `bench`."""
+
+    def __init__(self, port: str) -> None:
+        one, two = (f"127.0.0.{number}:{port}" for number in (1, 2))
+        self._services = {"bench": Service("id", "main", "bench", auth=True, strip_prefix=True, replicas=(one,))}
+        for name, policy in POLICIES.items():
+            self._services[name] = Service(name, "main", name, True, True, (one, two), balancing=policy)
 
     def find_service(self, project: str, run: str) -> Service | None:
-        return self._service if (project, run) == ("main", "bench") else None
+        return self._services.get(run) if project == "main" else None
+
+    def list_models(self, project: str) -> tuple[Model, ...]:
+        return (Model("bench", 0, self._services["random"], prefix="/"),)
 
 
 class OneToken:
@@ -37,10 +56,12 @@ async def answer_alone(scope: Any, receive: Any, send: Any) -> None:
 
 def main() -> None:
     port, backend_port, design = sys.argv[1:]
-    deps = ProxyDependencies(OneService(f"127.0.0.1:{backend_port}"), OneToken())
+    services = StaticServices(backend_port)
+    deps = ProxyDependencies(services, OneToken())
+    app: Any = ModelsApp(services, OneToken(), ServiceUpstream(deps)) if design == "protocol" else answer_alone
     http = make_http_protocol(deps) if design == "protocol" else "httptools"
     config: dict[str, Any] = {"loop": "uvloop", "lifespan": "off", "log_level": "error", "access_log": False}
-    uvicorn.run(answer_alone, port=int(port), http=http, **config)
+    uvicorn.run(app, port=int(port), http=http, **config)
 
 
 if __name__ == "__main__":

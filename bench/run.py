@@ -17,7 +17,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, attach, command, jobs, logs, many_hosts, many_runs, proxying, server, ssh_door, ssh_fleet
+from bench import (
+    api,
+    attach,
+    balancing,
+    command,
+    jobs,
+    logs,
+    many_hosts,
+    many_runs,
+    proxying,
+    server,
+    ssh_door,
+    ssh_fleet,
+)
 from bench.measure import Benchmark, Result
 
 BENCHMARKS: list[Benchmark] = [*command.BENCHMARKS, *server.BENCHMARKS, *jobs.BENCHMARKS, *api.BENCHMARKS]
@@ -25,6 +38,7 @@ BENCHMARKS += [
     *logs.BENCHMARKS,
     *many_runs.BENCHMARKS,
     *proxying.BENCHMARKS,
+    *balancing.BENCHMARKS,
     *ssh_door.BENCHMARKS,
     *attach.BENCHMARKS,
     *ssh_fleet.BENCHMARKS,
