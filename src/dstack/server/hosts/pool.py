@@ -21,6 +21,9 @@ LEASE = timedelta(seconds=10)
 """How long nobody watches the hosts of a replica that died."""
 RENEW_EVERY_S = 3.0
 LOOK_EVERY_S = 5.0
+REST_FACTOR = 10.0
+"""After a look, so many times as long as it took is rested, however many hosts change meanwhile."""
+LONGEST_REST_S = 0.5
 CLAIMED_AT_ONCE = 200
 
 
@@ -53,12 +56,14 @@ class WatcherPool:
     async def _run(self) -> None:
         while True:
             self._changed.clear()
+            began = time.monotonic()
             try:
                 self._apply({instance.id: instance.address for instance in await self._find()})
             except DstackError as error:
                 logger.warning("watchers: %s", error.detail)
             except Exception:
                 logger.exception("watchers: a look at the hosts failed")
+            await asyncio.sleep(min(LONGEST_REST_S, REST_FACTOR * (time.monotonic() - began)))
             is_shared = self._context.database.dialect != "sqlite"
             await clock.happens_within(self._changed, RENEW_EVERY_S if is_shared else LOOK_EVERY_S)
 
