@@ -109,7 +109,13 @@ async def running(
         activity=Activity(database, clock.now),
     )
     context.activity.start()
-    ssh_hosts = SSHHosts(database, encryption, settings.hosts_dir, connect_seconds=settings.ssh_connect_seconds)
+    ssh_hosts = SSHHosts(
+        database,
+        encryption,
+        settings.hosts_dir,
+        connect_seconds=settings.ssh_connect_seconds,
+        is_pooled=not settings.ssh_pool_disabled,
+    )
     agents = Agents(ssh_hosts)
     door = SshDoor(context, agents)
     try:

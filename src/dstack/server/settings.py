@@ -94,6 +94,7 @@ class Settings:
     prometheus_enabled: bool
     prometheus_token: str | None
     ssh_connect_seconds: int
+    ssh_pool_disabled: bool
     metrics_running_ttl: int
     metrics_finished_ttl: int
     instance_health_ttl: int
@@ -258,6 +259,14 @@ SETTINGS: tuple[Setting, ...] = (
         "`3`",
         "How long a host of an [SSH fleet](../guides/fleets.md) may take to accept a connection, in seconds.",
         _number(3, minimum=1),
+    ),
+    Setting(
+        "DSTACK_SERVER_SSH_POOL_DISABLED",
+        "ssh_pool_disabled",
+        "off",
+        "When set, each call to a host of an [SSH fleet](../guides/fleets.md) has an SSH connection of its own; "
+        "otherwise all share one.",
+        _flag,
     ),
     Setting(
         "DSTACK_SERVER_SSHPROXY_ENFORCED",

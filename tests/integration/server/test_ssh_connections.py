@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from sqlalchemy import select
 from tests.fixtures.plain_sshd import Sshd
 from tests.fixtures.rows import fleet_row, instance_row, project_row, user_row
 
+from dstack.backends.base import InstanceAddress
 from dstack.core.errors import HostKeyChanged, LoginRefused, Unreachable
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import InstanceRow
@@ -132,6 +135,48 @@ async def test_a_host_that_lets_nobody_in_is_not_connected_to_by_each_caller(
         with pytest.raises(LoginRefused):
             await hosts._connect(host)
     assert hosts.attempts == attempts
+    await hosts.close()
+
+
+async def test_a_host_that_says_nothing_is_waited_for_as_long_as_the_setting_says(target: SSHTarget) -> None:
+    async def pin(hop: SSHTarget, key: str) -> None:
+        raise AssertionError("nobody has shown a key")
+
+    with socket.socket() as full, contextlib.ExitStack() as callers:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # more than may wait: the next one gets no answer
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(full.getsockname())
+        with pytest.raises(Unreachable, match="does not answer"):
+            await connecting.connect(replace(target, port=full.getsockname()[1]), pin, connect_seconds=0.2)
+
+
+@pytest.mark.parametrize(("is_pooled", "attempts"), [(True, 1), (False, 3)])
+async def test_calls_share_a_connection_unless_each_is_to_have_its_own(
+    tmp_path: Path, database: Database, target: SSHTarget, is_pooled: bool, attempts: int
+) -> None:
+    host = await add(database, target)
+    hosts = CountedHosts(database, ENCRYPTION, tmp_path, is_pooled=is_pooled)
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    path = f"/tmp/{uuid4().hex}.sock"
+    async with await asyncio.start_unix_server(greet, path):
+        address = InstanceAddress(backend_id=str(host), hostname="127.0.0.1", remote_agent_socket=path)
+        for _ in range(3):
+            reader, writer = await hosts.open(address)
+            assert await reader.read() == b"hello"
+            writer.close()
+            await writer.wait_closed()
+        assert hosts.attempts == attempts
+        if not is_pooled:
+            for connection in hosts.made:
+                await connection.wait_closed()
+    Path(path).unlink(missing_ok=True)
     await hosts.close()
 
 

@@ -44,11 +44,15 @@ class SSHHosts:
         *,
         connect_seconds: float = connecting.CONNECT_SECONDS,
         cool_down_seconds: float = COOL_DOWN_SECONDS,
+        is_pooled: bool = True,
     ) -> None:
         self._database = database
         self._encryption = encryption
         self._connect_seconds = connect_seconds
         self._cool_down_seconds = cool_down_seconds
+        self._is_pooled = is_pooled
+        self._own: set[asyncio.Task[None]] = set()
+        """Where connections are not pooled: each ends one with its only channel."""
         self._deploying = asyncio.Semaphore(DEPLOYS_AT_ONCE)
         self._connections: dict[UUID, asyncio.Future[asyncssh.SSHClientConnection]] = {}
         self._cool_at: dict[UUID, float] = {}
@@ -97,7 +101,10 @@ class SSHHosts:
     async def open(self, address: InstanceAddress) -> tuple[Any, Any]:
         """Reader and writer to the agent of that host, over its one connection. Raises HostError kinds."""
         async with self._channel(UUID(address.backend_id), "No agent answers") as connection:
-            return await connection.open_unix_connection(address.remote_agent_socket or "", encoding=None)
+            path = address.remote_agent_socket or ""
+            reader, writer = await connection.open_unix_connection(path, encoding=None)
+            self._let_end(connection, writer.channel)
+            return reader, writer
 
     async def dial(self, address: InstanceAddress, factory: Callable[[], P]) -> P:
         """The same, for a protocol that takes the bytes as they come."""
@@ -105,7 +112,8 @@ class SSHHosts:
             protocol = factory()
             session: Any = ChannelSession(protocol)
             path = address.remote_agent_socket or ""
-            await connection.create_unix_connection(lambda: session, path, encoding=None)
+            channel, _ = await connection.create_unix_connection(lambda: session, path, encoding=None)
+            self._let_end(connection, channel)
             return protocol
 
     async def dial_port(
@@ -114,7 +122,8 @@ class SSHHosts:
         """Connects the protocol to a port on the loopback of that host. Raises HostError kinds."""
         async with self._channel(instance_id, f"Nobody answers on port {port}") as connection:
             session: Any = ChannelSession(protocol)
-            await connection.create_connection(lambda: session, "localhost", port, encoding=None)
+            channel, _ = await connection.create_connection(lambda: session, "localhost", port, encoding=None)
+            self._let_end(connection, channel)
             transport: asyncio.WriteTransport = session.transport
             return transport
 
@@ -128,12 +137,35 @@ class SSHHosts:
         try:
             yield connection
         except asyncssh.ChannelOpenError as error:
+            if not self._is_pooled:
+                connecting.close(connection)
             raise Unreachable(f"{nobody} on {host}: {error.reason}") from error
         except (asyncssh.Error, OSError) as error:
             self._drop(instance_id, connection)
             raise Unreachable(f"The connection to {host} broke", detail=str(error)) from error
+        except asyncio.CancelledError:
+            if not self._is_pooled:
+                connecting.close(connection)
+            raise
+
+    def _let_end(self, connection: asyncssh.SSHClientConnection, channel: Any) -> None:
+        """A connection that is not pooled ends with its channel."""
+        if self._is_pooled:
+            return
+
+        async def end() -> None:
+            try:
+                await channel.wait_closed()
+            finally:
+                connecting.close(connection)
+
+        task = asyncio.ensure_future(end())
+        self._own.add(task)
+        task.add_done_callback(self._own.discard)
 
     async def _connect(self, instance_id: UUID) -> asyncssh.SSHClientConnection:
+        if not self._is_pooled:
+            return await self._log_in(instance_id, await self.target(instance_id))
         known = self._connections.get(instance_id)
         if known is None or not self._stands(instance_id, known):
             known = self._connections[instance_id] = asyncio.ensure_future(self._reach(instance_id))
@@ -163,6 +195,9 @@ class SSHHosts:
         """The host's connection from now on, unless it has another one."""
         known = self._connections.get(instance_id)
         other = None if known is None else _made(known)
+        if not self._is_pooled:
+            connecting.close(connection)
+            return
         if known is not None and (not known.done() or (other is not None and not other.is_closed())):
             connecting.close(connection)
             return
@@ -195,6 +230,9 @@ class SSHHosts:
             connecting.close(ended)
 
     async def close(self) -> None:
+        for task in self._own:
+            task.cancel()
+        await asyncio.gather(*self._own, return_exceptions=True)
         for instance_id in list(self._connections):
             await self._disconnect(instance_id)
 
