@@ -7,7 +7,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
-from tests.fixtures.processes import StartProcess
 from tests.integration.proxy.conftest import TOKEN, StaticAuth, StaticRepo, serving
 
 from dstack.core.errors import StoreError
@@ -61,21 +60,32 @@ class Models:
 
     async def asked(self, replica: str, path: str = "asked") -> list[Any]:
         """What a replica got."""
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(verify=False) as http:
             answer: list[Any] = (await http.get(f"http://{self.replicas[replica]}/{path}")).json()
             return answer
 
 
-def start(start_process: StartProcess, name: str) -> str:
-    """The address of a replica."""
-    process = start_process([sys.executable, str(FIXTURES / f"{name}_server.py"), "0"], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    return f"127.0.0.1:{process.stdout.readline().decode().strip()}"
+@pytest.fixture(scope="module")
+def replicas() -> Iterator[dict[str, str]]:
+    """Their addresses."""
+    addresses, processes = {}, []
+    for name in ("openai", "tgi"):
+        command = [sys.executable, str(FIXTURES / f"{name}_server.py"), "0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout is not None
+        addresses[name] = f"127.0.0.1:{process.stdout.readline().strip()}"
+    yield addresses
+    for process in processes:
+        with process:  # closes its output, too
+            process.terminate()
 
 
 @pytest.fixture
-async def models(start_process: StartProcess) -> AsyncIterator[Models]:
-    replicas = {name: start(start_process, name) for name in ("openai", "tgi")}
+async def models(replicas: dict[str, str]) -> AsyncIterator[Models]:
+    for address in replicas.values():
+        async with httpx.AsyncClient(verify=False) as http:
+            await http.get(f"http://{address}/forget")
     speaking, generating, gone = (
         Service(name, "main", name, True, True, (address,), is_cors_open=True)
         for name, address in (*replicas.items(), ("gone", "127.0.0.1:1"))
@@ -202,7 +212,7 @@ async def test_auth_is_always_needed(sdk: AsyncOpenAI, models: Models) -> None:
     with pytest.raises(openai.RateLimitError) as limited:
         await sdk.with_options(api_key="one-too-many").models.list()
     assert limited.value.response.headers["retry-after"] == "7"
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=False) as http:
         answer = await http.get(f"{models.url}/models")
         assert (answer.status_code, set(answer.json())) == (403, {"detail", "error"})
         assert answer.json()["detail"] == answer.json()["error"]["message"]
@@ -236,7 +246,7 @@ BAD_REQUESTS: list[tuple[str, Any, int, str]] = [
 async def test_bad_requests(models: Models, path: str, body: Any, status: int, text: str) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    async with httpx.AsyncClient(headers=headers) as http:
+    async with httpx.AsyncClient(verify=False, headers=headers) as http:
         answer = await http.post(f"{models.url}/{path}", content=content)
     assert (answer.status_code, text in answer.json()["detail"]) == (status, True), answer.text
     assert answer.json()["error"]["message"] == answer.json()["detail"]
@@ -270,7 +280,7 @@ async def test_a_replica_that_fails_later_ends_the_stream_with_an_error(sdk: Asy
     stream = await sdk.chat.completions.create(model="meta/llama", messages=says("die late"), stream=True)
     with pytest.raises(openai.APIError, match="went away in the middle"):
         [chunk async for chunk in stream]
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+    async with httpx.AsyncClient(verify=False, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
         body = {"model": "meta/llama", "messages": says("die late"), "stream": True}
         text = ""
         async with http.stream("POST", f"{models.url}/chat/completions", json=body) as answer:
@@ -330,7 +340,7 @@ async def test_a_sleeping_model_is_woken(sdk: AsyncOpenAI, models: Models) -> No
 
 
 async def test_browsers_of_any_site_may_use_it(models: Models) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(verify=False) as http:
         preflight = await http.options(f"{models.url}/chat/completions")
         assert (preflight.status_code, preflight.headers["access-control-allow-headers"]) == (204, "*")
         refused = await http.get(f"{models.url}/models")
