@@ -6,10 +6,12 @@ import contextlib
 import http.client
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.e2e.harness import TOKEN, ServerProcess, agent_call, wait_for
+from tests.e2e.harness import TOKEN, Cli, ServerProcess, agent_call, wait_for
 from tests.e2e.web import PROGRAM, Service
 
 
@@ -56,6 +58,33 @@ def test_b7_a_request_wakes_a_service_that_sleeps_and_is_answered(service: Servi
     assert set(seen) == {200}, seen
     wait_for("sleep", lambda: service.server.run("web")["status"] == "pending", 90)
     assert service.ask()[0] == 200
+
+
+def test_b10_requests_at_work_bring_replicas_and_are_shown(
+    make_server: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    server = make_server(DSTACK_ENABLE_PROMETHEUS_METRICS="1").start()
+    service = Service(server, tmp_path)
+    scaling = {"metric": "in_flight", "target": 1, "window": "30s", "scale_up_delay": 0}
+    service.apply("one", replicas="1..2", scaling=scaling)
+    wait_for("the service", lambda: service.ask()[0] == 200)
+    with ThreadPoolExecutor(8) as clients:
+        while len(service.replicas()) < 2:
+            assert {answer[0] for answer in clients.map(service.ask, ["slow"] * 8)} == {200}
+    run = server.run("web")
+    told = run["run_spec"]["configuration"]["scaling"]
+    assert (told["metric"], told["effective_metric"]) == ("rps", "in_flight"), "published clients know rps alone"
+    stats = wait_for("all requests", lambda: told_of_all(server)) or {}
+    assert stats["errors"] == stats["prompt_tokens"] == 0
+    assert stats["first_byte"]["mean"] <= stats["latency"]["mean"] <= 2 * stats["latency"]["p99"]
+    assert "/s, p50 " in Cli(server)("ps", "-v")[1]
+    assert 'dstack_service_requests_total{project="main",run="web"}' in server.call("GET", "/metrics").decode()
+
+
+def told_of_all(server: ServerProcess) -> dict[str, Any] | None:
+    stats: dict[str, Any] | None = server.run("web")["service_stats"]
+    return stats if stats and stats["requests"] >= 9 and not stats["in_flight"] else None
 
 
 def test_b6_replicas_are_probed(service: Service) -> None:

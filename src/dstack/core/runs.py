@@ -4,7 +4,7 @@ import enum
 from typing import Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from dstack.core.configurations.files import AnyRunConfiguration
 from dstack.core.configurations.profiles import Profile
@@ -147,10 +147,20 @@ class Run(CoreModel):
     latest_job_submission: JobSubmission | None = None
     cost: float = 0.0
     service: ServiceSpec | None = None
+    service_stats: dict[str, Any] | None = None
+    """What `operations.service_stats` tells of a service's requests."""
     deployment_num: int = 0
     error: str | None = None
     deleted: bool | None = None
     next_triggered_at: Timestamp | None = None
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Servers that do not know `service_stats` refuse it: it is sent only when it is set."""
+        dumped: dict[str, Any] = handler(self)
+        if self.service_stats is None:
+            dumped.pop("service_stats", None)
+        return dumped
 
 
 class RunPlan(CoreModel):

@@ -34,6 +34,7 @@ from dstack.proxy.headers import (
 from dstack.proxy.pool import ReplicaTimeout, Upstream
 from dstack.proxy.repeated import request_tail, response_head
 from dstack.proxy.repo import Service
+from dstack.proxy.usage import UsageReader
 from dstack.proxy.waking import StillAsleep
 
 MAX_RESPONSE_HEAD_BYTES = 262144
@@ -67,9 +68,10 @@ class Exchange:
     """From `proceed` on. The client is let in before: `admission`, or whoever makes requests for a client."""
 
     __slots__ = (
-        "_aim", "_client", "_deps", "_early", "_has_repeated", "_hop", "_is_request_sent", "_is_spoilt",
-        "_is_tunnel", "_kept", "_left", "_path", "_pending", "_prefix", "_project", "_reader", "_received",
-        "_request", "_request_bytes", "_response", "_run", "_service", "_started", "_task", "_upstream",
+        "_aim", "_began", "_client", "_deps", "_early", "_has_repeated", "_hop", "_is_request_sent",
+        "_is_spoilt", "_is_tunnel", "_kept", "_left", "_path", "_pending", "_prefix", "_project", "_reader",
+        "_received", "_request", "_request_bytes", "_response", "_run", "_service", "_started", "_task",
+        "_upstream", "_usage",
         "is_ready",
     )  # fmt: skip
 
@@ -104,7 +106,9 @@ class Exchange:
         self._kept: bytearray | None = None
         """What of the body went into a tunnel's new connection; None: nothing, or too much."""
         self._has_repeated = False
-        self._started = 0.0
+        self._started = self._began = 0.0
+        """When the request and its answer did, by the clock of the stats."""
+        self._usage: UsageReader | None = None
         self._aim: Aim | None = None
         """None: any replica, the first time."""
         self._early: BodyStart | None = None
@@ -151,7 +155,7 @@ class Exchange:
                 raise StillAsleep(f"Service {self._run} has no running replica")
             self._service = await self._deps.waking.until_awake(service)
         except StillAsleep as error:
-            self._count()
+            self._count(is_error=True)
             self._refuse(503, str(error), b"Retry-After: %d" % error.retry_after_seconds)
         else:
             self._forward()
@@ -166,7 +170,7 @@ class Exchange:
             return
         log.error("proxying to service %s/%s failed", self._project, self._run, exc_info=error)
         self._let_go()
-        self._count()
+        self._count(is_error=True)
         self._refuse(500, f"Service {self._run}: the proxy could not find out where to send the request")
 
     def _refuse(self, status: int, detail: str, *extra: bytes) -> None:
@@ -353,6 +357,7 @@ class Exchange:
         if self._left == CHUNKED:
             self._send_chunks(data)
         elif self._left == UNTIL_CLOSE:
+            self._note(data)
             self._client.send(chunk(data) if self._request.minor else data)
         else:
             self._send_counted(data)
@@ -389,6 +394,9 @@ class Exchange:
         assert self._service is not None
         if self._service.is_cors_open:
             response = self._response = opened(response)
+        self._began = self._deps.stats.now()
+        if self._service.counts_tokens and response.status == 200:
+            self._usage = UsageReader()
         left = response.length if has_body(response, request.method) else 0
         is_unbounded = left < 0
         head = response_head(
@@ -409,6 +417,7 @@ class Exchange:
             body = body[:left]
             self._is_spoilt = True
         self._left = left - len(body)
+        self._note(body)
         self._client.send(head + body if body else head)
         if not self._left:
             self._finish()
@@ -421,11 +430,17 @@ class Exchange:
             request.is_closing or is_delimited_by_close or (request.expects_continue and not self._is_request_sent)
         )
 
+    def _note(self, payload: bytes) -> None:
+        """Reads along, where an answer may tell of tokens."""
+        if self._usage is not None:
+            self._usage.feed(payload)
+
     def _send_counted(self, data: bytes) -> None:
         if len(data) > self._left:
             data = data[: self._left]
             self._is_spoilt = True
         self._left -= len(data)
+        self._note(data)
         self._client.send(data)
         if not self._left:
             self._finish()
@@ -437,6 +452,7 @@ class Exchange:
         is_framed = self._request.minor == 1
         out = b""
         if payload:
+            self._note(payload)
             out = chunk(payload) if is_framed else payload
         if reader.is_finished:
             self._is_spoilt = bool(reader.rest)
@@ -497,7 +513,10 @@ class Exchange:
     def _fail(self, error: Exception | None) -> None:
         """With a status where none was sent yet; else the client's connection is cut, so that it can see it."""
         self._let_go()
-        self._count()
+        is_clients = isinstance(error, BodyTooLarge) or (
+            isinstance(error, ReplicaTimeout) and self.is_ready and not self._is_request_sent
+        )
+        self._count(is_error=not is_clients)
         if self._response is not None:
             is_delimited_by_close = self._request.minor == 0 and self._response.length < 0
             self._client.cut(hard=is_delimited_by_close)
@@ -515,7 +534,7 @@ class Exchange:
     def _finish(self) -> None:
         upstream, response = self._upstream, self._response
         assert response is not None
-        self._count()
+        self._count(is_error=response.status >= 500)
         self._upstream = None
         if upstream is not None:
             may_stay = self._is_request_sent and not response.is_closing and not self._is_spoilt
@@ -532,10 +551,13 @@ class Exchange:
         if upstream is not None:
             upstream.abort()
 
-    def _count(self) -> None:
+    def _count(self, *, is_error: bool = False) -> None:
         """Once."""
         if self._aim is not None:
             self._aim.end()
         if self._started and self._service is not None:
-            self._deps.stats.finish(self._service.id, self._started)
+            tokens = None if self._usage is None else self._usage.tokens()
+            self._deps.stats.finish(
+                self._service.id, self._started, began=self._began, is_error=is_error, tokens=tokens
+            )
             self._started = 0.0

@@ -29,6 +29,8 @@ class Service:
     is_cors_open: bool = False
     """Browsers may use it from any site."""
     balancing: Policy = None
+    counts_tokens: bool = False
+    """Its answers may tell of tokens, as those of models do."""
 
 
 class ProxyRepo(Protocol):

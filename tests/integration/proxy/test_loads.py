@@ -57,25 +57,28 @@ async def test_b3_counts_of_all_servers_are_added_and_the_run_is_woken(database:
     for count, (stats, reporter) in enumerate(servers, 1):
         for _ in range(count):
             stats.finish(str(run.id), stats.start(str(run.id)))
-        stats.start(str(run.id))
         await reporter.report()
+    servers[1][0].start(str(run.id))
+    servers[1][1].wake(str(run.id))
+    await servers[1][1].report()
     known = await seen(database, run, clock.now)
     assert known is not None
-    assert (known.requests, known.in_flight) == ({30: 3, 60: 3, 300: 3}, 2)
-    assert heard.count(f"run:{run.id}") == 2
+    assert (known.requests, known.in_flight) == ({30: 3, 60: 3, 300: 3}, 1)
+    assert sum(known.windows[300].latency.values()) == 3
+    assert heard.count(f"run:{run.id}") == 3
 
     clock.now += timedelta(seconds=1)
     await servers[0][1].report()
-    assert heard.count(f"run:{run.id}") == 2, "nothing has changed"
+    assert heard.count(f"run:{run.id}") == 3, "nothing has changed"
     servers[0][1].wake(str(run.id))
     await servers[0][1].report()
-    assert heard.count(f"run:{run.id}") == 3
+    assert heard.count(f"run:{run.id}") == 4
 
     clock.now += timedelta(seconds=20)
     await servers[0][1].report()
     known = await seen(database, run, clock.now)
     assert known is not None
-    assert known.in_flight == 1, "a server that tells nothing any more is gone"
+    assert known.in_flight == 0, "a server that tells nothing any more is gone"
     clock.now += timedelta(hours=2)
     await servers[1][1].report()
     async with database.session() as session:

@@ -96,6 +96,8 @@ def allows_none(annotation: Any) -> bool:
 ADDED = {
     ("SSHHostParams", "host_key"),
     ("SSHProxyParams", "host_key"),
+    ("ScalingSpec", "effective_metric"),
+    ("Run", "service_stats"),
     ("JobConnectionInfo", "ssh_door"),
     ("JobConnectionInfo", "host_network_id"),
     ("ServiceConfiguration", "balancing"),

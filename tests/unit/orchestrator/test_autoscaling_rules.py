@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -27,6 +29,8 @@ from dstack.server.orchestrator.runs.facts import (
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 RPS = ScalingSpec(metric="rps", target=10)
 FAST = ScalingSpec(metric="rps", target=10, window=30)
+AT_WORK = ScalingSpec(metric="in_flight", target=4)
+IN_TIME = ScalingSpec(metric="queue_time", target=2)
 
 
 def ago(seconds: float) -> datetime:
@@ -44,6 +48,17 @@ def replica(num: int, submitted: float, ended: float | None = None) -> Submissio
 
 def load(in_flight: int = 0, since: float = 3600, **requests: int) -> Load:
     return Load(ago(since), {30: 0, 60: 0, 300: 0} | {int(k[1:]): v for k, v in requests.items()}, in_flight)
+
+
+def at_work(mean: float) -> Load:
+    """So many requests at a time, on average; the minute before last does not matter."""
+    return replace(load(in_flight=math.ceil(mean)), mean_in_flight={30: 99, 60: mean, 300: 99})
+
+
+def waits(seconds: float | None) -> Load:
+    """So long until answers begin, on average."""
+    known = {} if seconds is None else {60: seconds}
+    return replace(load(in_flight=1), waits={30: 99, 300: 99, **known})
 
 
 def run(target: int, seen: Load | None, *jobs: SubmissionFacts, low: int = 0, **more: Any) -> RunSnapshot:
@@ -72,6 +87,18 @@ TABLE: list[tuple[str, RunSnapshot, int, float | None]] = [
     ("from zero at once", run(0, load(w60=1), replica(0, 3600, 1)), 1, None),
     ("from zero for a held request", run(0, load(in_flight=1), replica(0, 3600, 1)), 1, None),
     ("from zero to what is needed", run(0, load(w60=1801), replica(0, 3600, 1)), 4, None),
+    ("b10 as much at a time as one can do", run(1, at_work(4.0), *LONG_AGO, scaling=AT_WORK), 1, None),
+    ("b10 more at a time", run(1, at_work(4.1), *LONG_AGO, scaling=AT_WORK), 2, None),
+    ("b10 more at a time, but too soon", run(1, at_work(9), replica(0, 290), scaling=AT_WORK), 1, 10),
+    ("b10 less at a time", run(4, at_work(4.1), *LONG_AGO, scaling=AT_WORK), 2, None),
+    ("b10 nothing is at work", run(1, at_work(0), *LONG_AGO, scaling=AT_WORK), 0, None),
+    ("b10 one that takes longer than the window", run(1, at_work(0.5), *LONG_AGO, scaling=AT_WORK), 1, None),
+    ("b10 answers begin in time", run(2, waits(2.0), *LONG_AGO, scaling=IN_TIME), 2, None),
+    ("b10 answers begin too late", run(2, waits(3.0), *LONG_AGO, scaling=IN_TIME), 3, None),
+    ("b10 answers begin far too late", run(2, waits(60.0), *LONG_AGO, scaling=IN_TIME), 5, None),
+    ("b10 answers begin early", run(4, waits(0.4), *LONG_AGO, scaling=IN_TIME), 1, None),
+    ("b10 nobody has been answered, somebody waits", run(2, waits(None), *LONG_AGO, scaling=IN_TIME), 2, None),
+    ("b10 nobody asks", run(2, load(), *LONG_AGO, scaling=IN_TIME), 0, None),
     ("no rule", run(2, load(), *LONG_AGO, scaling=None), 2, None),
 ]  # fmt: skip
 

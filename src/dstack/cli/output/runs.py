@@ -12,15 +12,19 @@ from dstack.cli.output.values import (
     format_gpus,
     format_price,
     format_resources,
+    format_seconds,
 )
 
 Document = Mapping[str, Any]
 
 
 def list_headers(runs: Sequence[Document], *, verbose: bool) -> list[str]:
-    """The columns of `ps`; PROBES only when a run has some, or all is shown."""
+    """The columns of `ps`; PROBES only when a run has some, or all is shown; REQUESTS, of the last minute, when
+    a service has had some of late."""
     if verbose:
-        return ["NAME", "BACKEND", "RESOURCES", "INSTANCE TYPE", "PRICE", "STATUS", "PROBES", "SUBMITTED", "ERROR"]
+        before = ["NAME", "BACKEND", "RESOURCES", "INSTANCE TYPE", "PRICE", "STATUS", "PROBES"]
+        requests = ["REQUESTS"] if any(run.get("service_stats") for run in runs) else []
+        return [*before, *requests, "SUBMITTED", "ERROR"]
     probes = ["PROBES"] if any(_has_probes(run) for run in runs) else []
     return ["NAME", "BACKEND", "GPU", "PRICE", "STATUS", *probes, "SUBMITTED"]
 
@@ -47,6 +51,7 @@ def _run_cells(run: Document, now: datetime) -> list[dict[str, str]]:
         "STATUS": run["status_message"] or run["status"],
         "SUBMITTED": format_age(run["submitted_at"], now),
         "ERROR": run.get("error") or "",
+        "REQUESTS": _format_requests(run.get("service_stats")),
     }
     jobs = _shown_jobs(run)
     if len(jobs) == 1:
@@ -100,6 +105,23 @@ def _job_name(job: Document, jobs: Sequence[Document]) -> str:
     if len({other["job_spec"].get("replica_group") for other in jobs}) > 1:
         words.append(f"group={spec.get('replica_group')}")
     return "   " + " ".join(words)
+
+
+def _format_requests(stats: Document | None) -> str:
+    if not stats:
+        return ""
+    words = [f"{stats['requests'] / stats['window']:.3g}/s"]
+    if stats["errors"]:
+        words.append(f"{stats['errors']} errors")
+    if stats["in_flight"]:
+        words.append(f"{stats['in_flight']} in flight")
+    if stats["latency"]:
+        words += [f"{name} {format_seconds(stats['latency'][name])}" for name in ("p50", "p99")]
+    if stats["first_byte"]:
+        words.append(f"first byte {format_seconds(stats['first_byte']['p50'])}")
+    if stats["completion_tokens"]:
+        words.append(f"{stats['completion_tokens'] / stats['window']:.3g} tokens/s")
+    return ", ".join(words)
 
 
 def _format_probes(job: Document, submission: Document) -> str:

@@ -73,6 +73,13 @@ def format_size(mebibytes: float) -> str:
     return f"{mebibytes:g}MB" if mebibytes < 1024 else f"{round(mebibytes / 1024, 1):g}GB"
 
 
+def format_seconds(seconds: float) -> str:
+    """`12ms`, `1.50s`, `75s`."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.2g}ms"
+    return f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.0f}s"
+
+
 def format_gpus(gpus: list[Document]) -> str:
     """`A100:80GB:2`; several kinds are joined by commas."""
     counts: dict[tuple[str, int], int] = {}

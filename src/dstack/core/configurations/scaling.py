@@ -1,8 +1,17 @@
 """How a service scales."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from dstack.core.durations import Duration
 from dstack.core.models import CoreModel
@@ -19,19 +28,43 @@ def _check_window(seconds: int) -> int:
     return seconds
 
 
+Metric = Literal["rps", "in_flight", "queue_time"]
+
+
 class ScalingSpec(CoreModel):
     """Keeps the metric per replica near the target."""
 
-    metric: Literal["rps"]
-    """Requests per second."""
+    metric: Metric
+    """`rps`: requests per second and replica. `in_flight`: requests at work at a time, per replica. `queue_time`:
+    seconds until an answer begins."""
+    effective_metric: Metric | None = None
+    """Not for configurations: the metric again, for those who know others than `rps` only by this name."""
     target: float = Field(gt=0)
-    """Of the metric, for each replica."""
+    """Of the metric."""
     window: Annotated[Duration, AfterValidator(_check_window)] | None = None
     """Seconds; null for a minute."""
     scale_up_delay: Duration = 300
     """Between two steps up."""
     scale_down_delay: Duration = 600
     """Between two steps down."""
+
+    @model_validator(mode="after")
+    def _settle_metric(self) -> ScalingSpec:
+        """What was written by `_dump` reads as it was before."""
+        if self.effective_metric is not None:
+            self.metric = self.effective_metric
+        self.effective_metric = None if self.metric == "rps" else self.metric
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Published clients know no metric but `rps`, and servers of theirs no `effective_metric`."""
+        dumped: dict[str, Any] = handler(self)
+        if self.effective_metric is None:
+            dumped.pop("effective_metric", None)
+        else:
+            dumped["metric"] = "rps"
+        return dumped
 
 
 def _open_from_zero(value: Any) -> Any:

@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus, RunTerminationReason
 from dstack.server import clock
+from dstack.server.db.queries import loads
 from dstack.server.db.queries import runs as queries
-from dstack.server.operations import connection_info
+from dstack.server.db.queries.loads import Seen
+from dstack.server.operations import connection_info, service_stats
 from dstack.server.operations.connection_info import Door
 
 Document = dict[str, Any]
@@ -57,11 +59,14 @@ async def load(
     if with_jobs and submissions != 0:
         for job in await queries.list_jobs(session, [run["id"] for run in runs], submissions=submissions):
             jobs[job["run_id"]].append(job)
-    return [to_document(run, jobs[run["id"]], ssh) for run in runs]
+    services = [run["id"] for run in runs if run["service_spec"] is not None and run["finished_at"] is None]
+    seen = await loads.read_all(session, services, clock.now()) if services else {}
+    return [to_document(run, jobs[run["id"]], ssh, seen.get(run["id"])) for run in runs]
 
 
-def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: Door) -> Document:
-    """`rows`: the submissions of its jobs in the order of replica, job, submission."""
+def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: Door, seen: Seen | None) -> Document:
+    """`rows`: the submissions of its jobs in the order of replica, job, submission. `seen`: of a service's
+    requests."""
     by_job = _by_job(rows)
     jobs = [_job(run, submissions, ssh) for submissions in by_job]
     latest_rows = [submissions[-1] for submissions in by_job]
@@ -82,6 +87,7 @@ def to_document(run: RowMapping, rows: Sequence[RowMapping], ssh: Door) -> Docum
         "latest_job_submission": None if latest is None else jobs[latest]["job_submissions"][-1],
         "cost": sum(_cost(row) for row in rows),
         "service": _fragment(run["service_spec"]),
+        "service_stats": None if seen is None else service_stats.to_document(seen),
         "deployment_num": run["deployment_num"],
         "error": _RUN_ERRORS.get(reason) or run["rollout_error"],
         "deleted": run["deleted"],

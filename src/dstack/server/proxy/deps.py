@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prometheus_client import REGISTRY
+
 from dstack.proxy.deps import DEFAULT_TIMEOUT, ProxyDependencies, parse_networks
 from dstack.proxy.openai.app import ModelsApp
 from dstack.proxy.openai.upstream import ServiceUpstream
@@ -15,6 +17,7 @@ from dstack.server.access import Access, FailedAttempts
 from dstack.server.db.engine import Database
 from dstack.server.proxy.auth import ServerProxyAuth, members_only
 from dstack.server.proxy.loads import LoadReporter
+from dstack.server.proxy.metrics import ServiceMetrics
 from dstack.server.proxy.repo import ServerProxyRepo
 from dstack.server.proxy.tunnels import ReplicaTunnels
 
@@ -30,14 +33,17 @@ class InServerProxy:
     models: ModelsApp
     """To be mounted at `/proxy/models`."""
     tunnels: ReplicaTunnels
+    metrics: ServiceMetrics
 
     def start(self) -> None:
         """Needs a running event loop."""
         self.loads.start()
+        REGISTRY.register(self.metrics)
         self.tunnels.start(self.dependencies.pool.open_addresses)
 
     async def stop(self) -> None:
         """Once the HTTP server has stopped."""
+        REGISTRY.unregister(self.metrics)
         await self.loads.stop()
         await self.models.close()
         self.dependencies.pool.close()
@@ -78,4 +84,5 @@ def in_server_proxy(
         max_body_bytes=max_body_bytes,
         is_trusted=dependencies.is_trusted,
     )
-    return InServerProxy(dependencies, loads, models, tunnels)
+    metrics = ServiceMetrics(stats, lambda: loads.names)
+    return InServerProxy(dependencies, loads, models, tunnels, metrics)

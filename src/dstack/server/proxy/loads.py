@@ -45,6 +45,8 @@ class LoadReporter:
         self._since = now()
         self._written: dict[str, tuple[datetime, Mapping[str, Any]]] = {}
         self._scaling: Collection[str] = ()
+        self.names: Mapping[str, tuple[str, str]] = {}
+        """Project and run of every active service, by its id."""
         self._listed_at = self._purged_at = self._changed_at = self._since - PURGE_EVERY
         self._urgent: set[str] = set()
         self._is_urgent = asyncio.Event()
@@ -88,12 +90,15 @@ class LoadReporter:
         urgent, self._urgent = self._urgent, set()
         if now >= self._listed_at + LIST_EVERY:
             await self._list(now)
+        self._stats.look()
         busy = self._pool.busy()
-        rows = {
-            id: self._row(id, {address: count for (service, address), count in busy.items() if service == id})
-            for id in {*self._stats.services(), *self._scaling}
-        }
-        due = {id: row for id, row in rows.items() if id in urgent or self._is_due(id, row, now)}
+        due = {}
+        for id in {*self._stats.services(), *self._scaling}:
+            if id in urgent or self._may_be_due(id, now):
+                replicas = {address: count for (service, address), count in busy.items() if service == id}
+                row = self._row(id, replicas)
+                if id in urgent or self._is_due(id, row, now):
+                    due[id] = row
         if not due:
             return
         async with self._database.transaction() as session:
@@ -109,23 +114,33 @@ class LoadReporter:
     def _row(self, id: str, replicas: Mapping[str, int]) -> dict[str, Any]:
         windows = self._stats.windows(id)
         requests = {f"requests_{seconds}": seen.requests for seconds, seen in windows.items()}
-        return {**requests, "in_flight": self._stats.in_flight(id), "replicas": json.dumps(replicas)}
+        return {
+            **requests,
+            "in_flight": self._stats.in_flight(id),
+            "replicas": json.dumps(replicas),
+            "windows": json.dumps({seconds: seen.dump() for seconds, seen in windows.items()}),
+        }
+
+    def _may_be_due(self, id: str, now: datetime) -> bool:
+        """Known without adding up: a service that does not scale is written every few seconds only."""
+        return id in self._scaling or self._is_late(id, now) or now < self._changed_at + ATTENTIVE_FOR
+
+    def _is_late(self, id: str, now: datetime) -> bool:
+        return id not in self._written or now >= self._written[id][0] + WRITE_AT_LEAST_EVERY
 
     def _is_due(self, id: str, row: Mapping[str, Any], now: datetime) -> bool:
-        written_at, before = self._written.get(id, (None, None))
-        is_late = written_at is None or now >= written_at + WRITE_AT_LEAST_EVERY
-        if id in self._scaling:
-            return is_late or row != before
-        if not row["in_flight"] and not (before and before["in_flight"]):
-            return False
-        return is_late or (row != before and now < self._changed_at + ATTENTIVE_FOR)
+        before = self._written[id][1] if id in self._written else None
+        if row != before:
+            return True
+        return self._is_late(id, now) and (id in self._scaling or bool(row["in_flight"]))
 
     async def _list(self, now: datetime) -> None:
         """Which services there are; the others are forgotten."""
         async with self._database.session() as session:
             services = await queries.list_services(session)
-        active = {str(id) for id, _ in services}
-        self._scaling = {str(id) for id, scales in services if scales}
+        active = {str(service.id) for service in services}
+        self.names = {str(service.id): (service.project, service.run) for service in services}
+        self._scaling = {str(service.id) for service in services if service.scales}
         self._stats.forget_all_but(active)
         self._written = {id: known for id, known in self._written.items() if id in active}
         self._listed_at = now

@@ -137,6 +137,7 @@ def _service(project: str, row: Row[Unpack[tuple[Any, ...]]], replicas: tuple[st
         rate_limits=tuple(_rate_limit(limit) for limit in configuration.get("rate_limits") or ()),
         is_cors_open=model.get("format") == "openai",
         balancing=_policy(configuration.get("balancing") or {}),
+        counts_tokens=bool(model),
     )
 
 

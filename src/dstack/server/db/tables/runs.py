@@ -144,3 +144,5 @@ class ServiceLoadRow(Row):
     """Not answered yet, those that are held included."""
     replicas: Mapped[str]
     """JSON: requests on their way by address of the replica, where there are any."""
+    windows: Mapped[str] = mapped_column(default="{}", server_default="{}")
+    """JSON: by window in seconds, `proxy.stats.Counts` of what happened in it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
+from typing_extensions import assert_never
+
 from dstack.core.configurations.scaling import DEFAULT_WINDOW, ScalingSpec
 from dstack.server.orchestrator.runs.facts import GroupFacts, Load, RunSnapshot
 
@@ -28,11 +30,25 @@ def scale(run: RunSnapshot, now: datetime) -> tuple[tuple[int, ...], datetime | 
 
 def _wanted(group: GroupFacts, scaling: ScalingSpec, load: Load) -> int:
     """What is on its way keeps at least one replica: it is counted as a request only once it is answered."""
-    window = scaling.window or DEFAULT_WINDOW
-    replicas = math.ceil(load.requests.get(window, 0) / window / scaling.target)
+    replicas = math.ceil(_measured(group, scaling, load) / scaling.target)
     if load.in_flight:
         replicas = max(replicas, 1)
     return min(max(replicas, group.low), group.high)
+
+
+def _measured(group: GroupFacts, scaling: ScalingSpec, load: Load) -> float:
+    """The metric of all replicas together: as many of them as it holds the target are wanted (better B10)."""
+    window = scaling.window or DEFAULT_WINDOW
+    match scaling.metric:
+        case "rps":
+            return load.requests.get(window, 0) / window
+        case "in_flight":
+            return load.mean_in_flight.get(window, 0.0)
+        case "queue_time":  # half the replicas let requests wait twice as long, or longer
+            unknown = scaling.target if load.in_flight else 0.0
+            return load.waits.get(window, unknown) * max(group.target, 1)
+        case _:
+            assert_never(scaling.metric)
 
 
 def _due_at(run: RunSnapshot, group: GroupFacts, wanted: int, load: Load) -> datetime:

@@ -72,6 +72,10 @@ class Load:
     requests: Mapping[int, int] = field(default_factory=dict)
     """Answered, by window in seconds."""
     in_flight: int = 0
+    mean_in_flight: Mapping[int, float] = field(default_factory=dict)
+    """Requests on their way at a time, by window in seconds."""
+    waits: Mapping[int, float] = field(default_factory=dict)
+    """Mean seconds until answers began, by window in seconds; windows without an answer are missing."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class RunKind:
         groups = _groups(run)
         scales = any(group.scaling is not None for group in groups)
         seen = await loads.read(session, id, clock.now()) if scales else None
-        load = None if seen is None else Load(seen.since, seen.requests, seen.in_flight)
+        load = None if seen is None else _load(seen)
         return _snapshot(run, jobs, groups, load)
 
     def decide(self, snapshot: RunSnapshot, now: datetime) -> Decision[RunStatus]:
@@ -105,6 +105,17 @@ class RunKind:
 
     def priority(self, snapshot: RunSnapshot) -> int:
         return rank(snapshot.priority, has_begun=snapshot.status in (RunStatus.RUNNING, RunStatus.TERMINATING))
+
+
+def _load(seen: loads.Seen) -> Load:
+    windows = seen.windows.items()
+    return Load(
+        seen.since,
+        seen.requests,
+        seen.in_flight,
+        mean_in_flight={window: counts.in_flight / window for window, counts in windows},
+        waits={window: counts.waited / counts.answered for window, counts in windows if counts.answered},
+    )
 
 
 def _status_values(run: RunSnapshot, decision: Decision[Any], now: datetime) -> dict[str, Any]:
