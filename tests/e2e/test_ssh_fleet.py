@@ -210,7 +210,9 @@ def test_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNe
     server, host = cli.server, ssh_network.add()
     apply(server, ssh_fleet(ssh_network, [host.address]))
     wait_idle(server, 1)
-    server.submit("whole", ["true"], fleets=["onprem"])
+    server.submit("whole", ["while [ ! -e /tmp/seen ]; do sleep 0.1; done"], fleets=["onprem"])
+    server.wait_run("whole", "running")
+    host.run("touch /tmp/seen")
     server.wait_run("whole", "done")
     server.submit(
         "cut", ["i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i; sleep 0.1; done"], fleets=["onprem"]
