@@ -11,6 +11,7 @@ import yaml
 from tests.fixtures.processes import StartProcess, wait_until
 
 from dstack.core.configurations import parse_apply_configuration, parse_run_configuration
+from dstack.core.images import Images
 from dstack.core.job_specs import effective_run_spec, make_job_specs
 from dstack.core.jobs import JobSpec
 from dstack.core.runs import RunSpec
@@ -34,7 +35,7 @@ def job_of(path: Path, port: int | None = None) -> JobSpec:
     text = path.read_text()
     configuration = parse_run_configuration(yaml.safe_load(text.replace("8000", str(port)) if port else text))
     spec = effective_run_spec(RunSpec(configuration=configuration), run_name="example", ssh_key_pub=None)
-    [job] = make_job_specs(spec, run_name="example")
+    [job] = make_job_specs(spec, run_name="example", images=Images())
     return job
 
 

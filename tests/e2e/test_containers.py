@@ -22,6 +22,13 @@ def cli(make_server: Callable[..., ServerProcess], docker_daemon: DockerDaemon) 
     return Cli(make_server(DOCKER_HOST=f"unix://{docker_daemon.socket}").start())
 
 
+@pytest.fixture
+def dind_cli(make_server: Callable[..., ServerProcess], docker_daemon: DockerDaemon, dind_image: str) -> Cli:
+    """The same with an image of `docker: true` that is there."""
+    server = make_server(DOCKER_HOST=f"unix://{docker_daemon.socket}", DSTACK_DIND_IMAGE=dind_image)
+    return Cli(server.start())
+
+
 def containers_of(daemon: DockerDaemon, name: str) -> str:
     """Ids of the run's containers, running or not."""
     return daemon.run("ps", "-aq", "--filter", f"name={name}")
@@ -89,6 +96,23 @@ def test_a_container_is_stopped(cli: Cli, docker_daemon: DockerDaemon) -> None:
     assert cli.server.wait_run("long", "terminated")["termination_reason"] == "stopped_by_user"
     wait_for("the container to be removed", lambda: containers_of(docker_daemon, "long") == "")
     assert cli.server.log("long") == b"up\n"
+
+
+def test_a_task_with_docker_runs_containers_inside(dind_cli: Cli, docker_daemon: DockerDaemon) -> None:
+    """Docker is started before the commands, is the job's own, and is gone with it."""
+    dind_cli.write(
+        "type: task\nname: whale\ndocker: true\nvolumes: [/usr:/usr]\ncommands:\n"
+        "- tar -C /opt/busybox -c . | docker import - inner:1 >/dev/null\n"
+        "- docker run --rm inner:1 /bin/busybox echo hello from inside\n"
+        f"- docker ps -aq | wc -l\n{SMALL}"
+    )
+    volumes = docker_daemon.run("volume", "ls", "-q")
+    status, out = dind_cli("apply", "-y")
+    assert status == 0, out
+    assert dind_cli("logs", "whale") == (0, "hello from inside\n0\n")
+    wait_for("the container to be removed", lambda: containers_of(docker_daemon, "whale") == "")
+    assert docker_daemon.run("volume", "ls", "-q") == volumes
+    assert "inner" not in docker_daemon.run("images")
 
 
 def get(server: ServerProcess, path: str, token: str | None) -> tuple[int, bytes]:

@@ -26,6 +26,7 @@ from dstack.core.configurations.service import (
 )
 from dstack.core.configurations.task import TaskConfiguration
 from dstack.core.ides import IDES, Ide
+from dstack.core.images import Images
 from dstack.core.instances import Requirements
 from dstack.core.interpolation import interpolate
 from dstack.core.jobs import AppSpec, JobSpec, JobSSHKey, ProbeSpec
@@ -34,10 +35,8 @@ from dstack.core.resources import AcceleratorVendor, CPUArchitecture, ResourcesS
 from dstack.core.runs import RunSpec
 from dstack.core.users import UnixUser
 
-DEFAULT_IMAGE = "dstackai/base:0.16-base-ubuntu24.04"
-"""What runs without an image use; also the sign, in a job spec, that none was asked for."""
-NVCC_IMAGE = "dstackai/base:0.16-devel-ubuntu24.04"
-DOCKER_IMAGE = "dstackai/dind:latest"
+START_DOCKER = "start-dockerd"
+"""What the image of `docker: true` has; it returns once the daemon inside the job answers."""
 DEFAULT_SHELL = "/bin/bash"
 IMAGE_SHELL = "/bin/sh"
 DEFAULT_PROBE_TIMEOUT = 10
@@ -111,14 +110,16 @@ def make_job_specs(
     run_spec: RunSpec,
     *,
     run_name: str,
+    images: Images,
     replica_num: int = 0,
     replica_group: str | None = None,
     ssh_key: JobSSHKey | None = None,
 ) -> list[JobSpec]:
     """The jobs of one replica, in the order of their numbers; `run_spec` is an effective one.
 
-    `replica_group` names a group of a service that has groups (its first one by default). `ssh_key` is the pair
-    that the nodes of a replica share; it is used only where there are several.
+    `images` are those of jobs that name none. `replica_group` names a group of a service that has groups (its
+    first one by default). `ssh_key` is the pair that the nodes of a replica share; it is used only where there are
+    several.
     """
     configuration = merge_profile(run_spec)
     nodes = _nodes(configuration, replica_group)
@@ -134,7 +135,7 @@ def make_job_specs(
             commands=_argv(configuration, node),
             env={name: str(value) for name, value in configuration.env.items()},
             home_dir=configuration.home_dir,
-            image_name=_image_name(node),
+            image_name=_image_name(node, images),
             privileged=node.privileged or bool(node.docker),
             single_branch=_single_branch(configuration),
             max_duration=_seconds(configuration.max_duration),
@@ -252,6 +253,8 @@ def _app_specs(ports: list[PortMapping]) -> list[AppSpec]:
 def _argv(configuration: AnyRunConfiguration, node: _Node) -> list[str]:
     """What is executed; empty where the image's own command is. An entrypoint gets it as arguments."""
     commands = [*configuration.setup, *node.commands]
+    if commands and node.docker:
+        commands.insert(0, START_DOCKER)
     entrypoint = shlex.split(configuration.entrypoint) if configuration.entrypoint else []
     if not commands:
         return entrypoint
@@ -272,10 +275,10 @@ def _shell(configuration: AnyRunConfiguration, node: _Node) -> str:
     return DEFAULT_SHELL if node.image is None else IMAGE_SHELL
 
 
-def _image_name(node: _Node) -> str:
+def _image_name(node: _Node, images: Images) -> str:
     if node.docker:
-        return DOCKER_IMAGE
-    return node.image or (NVCC_IMAGE if node.nvcc else DEFAULT_IMAGE)
+        return images.docker
+    return node.image or (images.nvcc if node.nvcc else images.base)
 
 
 def _single_branch(configuration: AnyRunConfiguration) -> bool:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dstack import COMPATIBILITY_LEVEL
 from dstack.backends.registry import BackendContext
+from dstack.core.images import Images
 from dstack.server import clock
 from dstack.server.access import Access, DefaultPermissions
 from dstack.server.api import (
@@ -55,7 +56,7 @@ from dstack.server.hosts.watcher import WatchContext
 from dstack.server.operations.context import Context
 from dstack.server.operations.own_users import OwnUsers
 from dstack.server.orchestrator.engine import Engine
-from dstack.server.orchestrator.kinds import KINDS
+from dstack.server.orchestrator.kinds import kinds
 from dstack.server.orchestrator.world import World
 from dstack.server.settings import Settings
 from dstack.server.ssh_door.door import SshDoor
@@ -126,7 +127,9 @@ async def running(
             ttl = TimeToLive(
                 settings.metrics_running_ttl, settings.metrics_finished_ttl, settings.instance_health_ttl
             )
-            async with _orchestrating(database, encryption, configured, log_store, agents, ssh_hosts, ttl):
+            async with _orchestrating(
+                database, encryption, configured, log_store, agents, ssh_hosts, ttl, settings.images
+            ):
                 yield build(context, door, ssh_hosts)
     finally:
         context.stopping.set()
@@ -163,6 +166,7 @@ async def _orchestrating(
     agents: Agents,
     ssh_hosts: SSHHosts,
     metrics_ttl: TimeToLive,
+    images: Images,
 ) -> AsyncIterator[None]:
     """The loop and the watchers of hosts; agents and their jobs live on when they end."""
     world = World(
@@ -173,9 +177,10 @@ async def _orchestrating(
         ssh_hosts=ssh_hosts,
         log_store=log_store,
         encryption=encryption,
+        images=images,
         clock=clock.now,
     )
-    engine = Engine(database, KINDS, world)
+    engine = Engine(database, kinds(images), world)
     watching = WatchContext(database, _LogSink(log_store), clock.now, ssh_hosts.archive)
     watchers = WatcherPool(str(uuid4()), agents, watching)
     collector = MetricsCollector(database, agents, watchers.watched, metrics_ttl, clock.now)

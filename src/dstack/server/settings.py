@@ -6,6 +6,7 @@ A flag is on when its variable is present, whatever its value; the other types s
 from __future__ import annotations
 
 import functools
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from dstack.core.errors import DstackError
+from dstack.core.images import Images
 
 
 class SettingsError(DstackError):
@@ -90,6 +92,10 @@ class Settings:
     service_max_body_size: int
     service_hold_timeout: int
     service_hold_limit: int
+    base_image: str
+    base_image_version: str
+    base_image_ubuntu: str
+    docker_image: str
     shutdown_timeout: int
     prometheus_enabled: bool
     prometheus_token: str | None
@@ -132,6 +138,11 @@ class Settings:
         return self.sshproxy_enforced and self.sshproxy_address is not None
 
     @property
+    def images(self) -> Images:
+        """Of jobs that name none."""
+        return Images.of(self.base_image, self.base_image_version, self.base_image_ubuntu, self.docker_image)
+
+    @property
     def config_path(self) -> Path:
         return self.server_dir / "config.yml"
 
@@ -153,6 +164,17 @@ class Settings:
 
 def _text(default: str | None) -> Callable[[str | None], str | None]:
     return lambda value: value or default
+
+
+def _image_part(default: str, pattern: str, expected: str) -> Callable[[str | None], str]:
+    """A part of an image's reference."""
+
+    def read(value: str | None) -> str:
+        if value and not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {expected}")
+        return value or default
+
+    return read
 
 
 def _flag(value: str | None) -> bool:
@@ -212,6 +234,9 @@ def _ssh_address(value: str | None) -> SshAddress | None:
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 DEFAULT_SSH_PORT = 3022
+
+_REPOSITORY = r"[a-z0-9._-]+(:[0-9]+/[a-z0-9._-]+)?(/[a-z0-9._-]+)*"
+_VERSION = r"[A-Za-z0-9_.-]+"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -417,6 +442,36 @@ SETTINGS: tuple[Setting, ...] = (
         "`1000`",
         "How many requests to one such service wait at a time; further ones get a 503 at once.",
         _number(1000, minimum=0),
+    ),
+    Setting(
+        "DSTACK_DOCKER_BASE_IMAGE",
+        "base_image",
+        "`dstackai/base`",
+        "Repository of the [image](../guides/docker.md#images) of containers that ask for none. The tag is "
+        "`{version}-base-ubuntu{ubuntu version}`, with `devel` for `base` where `nvcc` is set. What was submitted "
+        "before a change keeps its image.",
+        _image_part("dstackai/base", _REPOSITORY, "a repository without a tag, such as registry.example.com/base"),
+    ),
+    Setting(
+        "DSTACK_DOCKER_BASE_IMAGE_VERSION",
+        "base_image_version",
+        "`0.16`",
+        "The version in that tag.",
+        _image_part("0.16", _VERSION, "a part of a tag: letters, digits, '.', '_' and '-'"),
+    ),
+    Setting(
+        "DSTACK_DOCKER_BASE_IMAGE_UBUNTU_VERSION",
+        "base_image_ubuntu",
+        "`24.04`",
+        "The version of Ubuntu in that tag.",
+        _image_part("24.04", _VERSION, "a part of a tag: letters, digits, '.', '_' and '-'"),
+    ),
+    Setting(
+        "DSTACK_DIND_IMAGE",
+        "docker_image",
+        "`dstackai/dind`",
+        "[Image](../guides/docker.md#docker-in-a-job) of jobs with `docker: true`.",
+        _image_part("dstackai/dind", r"\S+", "the name of an image, such as registry.example.com/dind:1"),
     ),
     Setting(
         "DSTACK_SERVER_SHUTDOWN_TIMEOUT",

@@ -22,6 +22,7 @@ from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.configurations.profiles import Profile
 from dstack.core.cron import next_trigger
 from dstack.core.fleets import FleetSpec
+from dstack.core.images import Images
 from dstack.core.job_specs import effective_run_spec, make_job_specs
 from dstack.core.runs import RunSpec
 from dstack.server import clock
@@ -34,7 +35,7 @@ from dstack.server.hosts.pool import WatcherPool
 from dstack.server.hosts.ssh.hosts import SSHHosts
 from dstack.server.hosts.watcher import WatchContext
 from dstack.server.orchestrator.engine import Engine
-from dstack.server.orchestrator.kinds import KINDS
+from dstack.server.orchestrator.kinds import kinds
 from dstack.server.orchestrator.world import World
 from dstack.server.planning.new_run import job_values
 from dstack.server.stores.logs.base import Frame, LogKey, LogQuery
@@ -82,9 +83,10 @@ class Control:
             ssh_hosts=self.ssh_hosts,
             log_store=self.logs,
             encryption=self.encryption,
+            images=Images(),
             clock=clock.now,
         )
-        self.engine = Engine(self.database, KINDS, self.world)
+        self.engine = Engine(self.database, kinds(self.world.images), self.world)
         context = WatchContext(self.database, Sink(self.logs), clock.now, self.ssh_hosts.archive)
         self.pool = WatcherPool(str(uuid.uuid4()), self.agents, context)
         self.pool.start()
@@ -162,7 +164,11 @@ class Control:
             status="submitted" if parsed.schedule is None else "pending",
             next_triggered_at=None if parsed.schedule is None else next_trigger(parsed.schedule.cron, now),
         )
-        specs = [(uuid.uuid4(), job) for job in make_job_specs(spec, run_name=name) if parsed.schedule is None]
+        specs = [
+            (uuid.uuid4(), job)
+            for job in make_job_specs(spec, run_name=name, images=Images())
+            if parsed.schedule is None
+        ]
         jobs = job_values(specs, run_id=run_id, project_id=project_id, now=now, priority=run.priority)
         async with self.database.transaction() as session:
             session.add(run)

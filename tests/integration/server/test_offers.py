@@ -18,6 +18,7 @@ from dstack.core.configurations.fleet import FleetConfiguration
 from dstack.core.configurations.profiles import Profile
 from dstack.core.errors import BackendNotAvailable, InvalidRequest
 from dstack.core.fleets import FleetSpec
+from dstack.core.images import Images
 from dstack.core.instances import InstanceOfferWithAvailability
 from dstack.core.job_specs import effective_run_spec, make_job_specs
 from dstack.core.runs import RunSpec
@@ -91,7 +92,7 @@ class Place:
 def job(**configuration: Any) -> Any:
     parsed = parse_run_configuration({"type": "task", "commands": [":"], "image": "scratch", **configuration})
     run_spec = effective_run_spec(RunSpec(configuration=parsed), run_name="run", ssh_key_pub="key")
-    return run_spec, make_job_specs(run_spec, run_name="run", replica_num=0)[0]
+    return run_spec, make_job_specs(run_spec, run_name="run", images=Images(), replica_num=0)[0]
 
 
 def shown(offer: InstanceOfferWithAvailability) -> tuple[str, str, float]:

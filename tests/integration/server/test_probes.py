@@ -14,6 +14,7 @@ from tests.fixtures.rows import fleet_row, instance_row, job_row, project_row, r
 
 from dstack.core.canonical import dump_json
 from dstack.core.configurations import parse_run_configuration
+from dstack.core.images import Images
 from dstack.core.job_specs import make_job_specs
 from dstack.core.jobs import JobSpec, ProbeSpec
 from dstack.core.runs import RunSpec
@@ -111,7 +112,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 def spec_with(*probes: ProbeSpec) -> JobSpec:
     configuration = parse_run_configuration({"type": "service", "name": "web", "port": 80, "commands": ["x"]})
-    [spec] = make_job_specs(RunSpec(configuration=configuration), run_name="web")
+    [spec] = make_job_specs(RunSpec(configuration=configuration), run_name="web", images=Images())
     return spec.model_copy(update={"probes": list(probes)})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dstack.agent.protocol import TaskSpec
+from dstack.core.images import Images
 from dstack.core.job_specs import make_job_specs
 from dstack.core.runs import RunSpec
 from dstack.server.planning.tasks import CannotRun, Host, Node, TaskContext, make_task
@@ -20,11 +21,11 @@ def task(host: Host, *, clone_url: str | None = "https://host/code.git", **field
     working_dir = {"working_dir": fields.pop("working_dir")} if "working_dir" in fields else {}
     configuration = {"type": "task", "commands": ["true"], **working_dir}
     spec = RunSpec.model_validate({"run_name": "r", "configuration": configuration, **fields})
-    job = make_job_specs(spec, run_name="r")[0]
+    job = make_job_specs(spec, run_name="r", images=Images())[0]
     ids = {"job_id": uuid.uuid4(), "run_id": uuid.uuid4(), "run_name": "r", "project_name": "p"}
     nodes = (Node("10.0.0.1", 8), Node("10.0.0.2"))
     context = TaskContext(**ids, repo_name=None, spec=job, nodes=nodes, secrets={}, clone_url=clone_url)  # type: ignore[arg-type]
-    return make_task(context, host)
+    return make_task(context, host, Images())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dstack.agent.protocol import TaskSpec
+from dstack.core.images import Images
 from dstack.core.instances import Disk, Gpu, Resources
 from dstack.core.interpolation import InterpolationError
 from dstack.core.job_specs import effective_run_spec, make_job_specs
@@ -23,6 +24,7 @@ from dstack.server.planning.tasks import (
     upper_ends,
 )
 
+IMAGES = Images.of("reg.example/base", "7", "26.04", "reg.example/dind:7")
 HERE = Host("local", ("process", "container"), takes_whole=False, gpus=0)
 WHOLE = Host("aws", ("container",))
 PART = Host("aws", ("container",), takes_whole=False, gpus=1, cpus=4, memory_bytes=2**30)
@@ -32,13 +34,13 @@ JOB, RUN = uuid.UUID(int=5), uuid.UUID(int=6)
 def context(job_num: int = 0, **configuration: Any) -> TaskContext:
     given = {"type": "task", "commands": ["true"], **configuration}
     spec = effective_run_spec(RunSpec.model_validate({"configuration": given}), run_name="r", ssh_key_pub=None)
-    job = make_job_specs(spec, run_name="r")[job_num]
+    job = make_job_specs(spec, run_name="r", images=IMAGES)[job_num]
     nodes = tuple(Node(f"10.0.0.{number + 1}", 8) for number in range(job.jobs_per_replica))
     return TaskContext(JOB, RUN, "r", "main", None, job, nodes, {"key": "s3cret"})
 
 
 def task(host: Host = HERE, job_num: int = 0, **configuration: Any) -> TaskSpec:
-    return make_task(context(job_num, **configuration), host)
+    return make_task(context(job_num, **configuration), host, IMAGES)
 
 
 def test_the_variables_of_one_node() -> None:
@@ -67,7 +69,7 @@ def test_the_variables_of_the_second_of_two_nodes() -> None:
 
 def test_nodes_are_told_how_they_reach_each_other() -> None:
     given = replace(context(job_num=1, nodes=2), node_public_key="ssh-ed25519 AAAA r")
-    assert make_task(given, WHOLE).ssh == {
+    assert make_task(given, WHOLE, IMAGES).ssh == {
         "key": "node-key",
         "public_key": "ssh-ed25519 AAAA r",
         "port": 10022,
@@ -75,13 +77,13 @@ def test_nodes_are_told_how_they_reach_each_other() -> None:
         "listen": "",
     }
     shared = replace(given, nodes=(Node("127.1.1.1"), Node("127.1.1.2")))
-    assert (make_task(shared, HERE).ssh or {})["listen"] == "127.1.1.2"
+    assert (make_task(shared, HERE, IMAGES).ssh or {})["listen"] == "127.1.1.2"
     assert task().ssh is None
 
 
 def test_later_variables_win() -> None:
     given = context(env={"A": "run", "DSTACK_RUN_NAME": "mine"})
-    env = make_task(replace(given, instance_env={"A": "fleet", "B": "fleet"}), HERE).env
+    env = make_task(replace(given, instance_env={"A": "fleet", "B": "fleet"}), HERE, IMAGES).env
     assert (env["A"], env["B"], env["DSTACK_RUN_NAME"]) == ("run", "fleet", "mine")
 
 
@@ -92,7 +94,7 @@ def test_nodes_of_groups_are_named_in_commands() -> None:
     }
     given = context(groups=[{**group, "name": "a"}, {**group, "name": "b"}], commands=[])
     nodes = (Node("10.0.0.1", 0, 0, "a", 0), Node("10.0.0.2", 0, 1, "b", 0))
-    assert make_task(replace(given, nodes=nodes), HERE).commands[-1] == "ping 10.0.0.2 10.0.0.1"
+    assert make_task(replace(given, nodes=nodes), HERE, IMAGES).commands[-1] == "ping 10.0.0.2 10.0.0.1"
 
 
 def test_secrets_are_filled_in() -> None:
@@ -150,13 +152,31 @@ def test_on_this_machine_the_upper_ends_limit(asked: dict[str, Any], limits: tup
 
 @pytest.mark.parametrize(("seconds", "grace"), [(None, 10.0), (45, 45), (0, 0)])
 def test_how_long_it_may_take_to_stop(seconds: float | None, grace: float) -> None:
-    assert make_task(replace(context(), stop_seconds=seconds), HERE).stop_grace_seconds == grace
+    assert make_task(replace(context(), stop_seconds=seconds), HERE, IMAGES).stop_grace_seconds == grace
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "image"),
+    [
+        (HERE, {}, None),
+        (HERE, {"nvcc": True}, None),
+        (HERE, {"docker": True}, "reg.example/dind:7"),
+        (HERE, {"image": "dstackai/base:0.16-base-ubuntu24.04"}, "dstackai/base:0.16-base-ubuntu24.04"),
+        (WHOLE, {}, "reg.example/base:7-base-ubuntu26.04"),
+        (replace(WHOLE, is_without_docker=True), {}, None),
+    ],
+)
+def test_a_job_that_asks_for_no_image_may_be_a_process(
+    host: Host, asked: dict[str, Any], image: str | None
+) -> None:
+    made = task(host, **asked)
+    assert (made.image, made.executor) == (image, "container" if image else "process")
 
 
 def test_only_processes_are_equipped_by_the_host() -> None:
     asked = replace(context(), python="3.12")
-    assert make_task(asked, HERE).python == "3.12"
-    assert make_task(asked, WHOLE).python is None
+    assert make_task(asked, HERE, IMAGES).python == "3.12"
+    assert make_task(asked, WHOLE, IMAGES).python is None
     assert (task(nvcc=True).nvcc, task(WHOLE, nvcc=True).nvcc) == (True, False)
 
 

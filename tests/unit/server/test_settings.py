@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from dstack.core.images import Images
 from dstack.server.settings import SETTINGS, Settings, SettingsError, load
 
 
@@ -24,6 +25,20 @@ def test_defaults() -> None:
     assert settings.database_url == f"sqlite+aiosqlite:///{settings.server_dir}/data/sqlite.db"
     assert settings.code_upload_limit == 2097152
     assert not settings.config_disabled
+
+
+def test_the_images_of_jobs_that_name_none() -> None:
+    own = load(
+        {
+            "DSTACK_DOCKER_BASE_IMAGE": "reg.example:5000/base",
+            "DSTACK_DOCKER_BASE_IMAGE_VERSION": "7",
+            "DSTACK_DOCKER_BASE_IMAGE_UBUNTU_VERSION": "26.04",
+            "DSTACK_DIND_IMAGE": "reg.example:5000/dind:7",
+        }
+    ).images
+    assert (own.base, own.docker) == ("reg.example:5000/base:7-base-ubuntu26.04", "reg.example:5000/dind:7")
+    assert own.nvcc == "reg.example:5000/base:7-devel-ubuntu26.04"
+    assert load({}).images == Images()
 
 
 @pytest.mark.parametrize("value", ["", "0", "1"])
@@ -48,6 +63,9 @@ def test_who_listens_everywhere_tells_an_address_that_leads_here(host: str) -> N
     [
         ("DSTACK_SERVER_PORT", "many", "expected a whole number, 0 to 65535"),
         ("DSTACK_SERVER_PORT", "70000", "expected a whole number, 0 to 65535"),
+        ("DSTACK_DOCKER_BASE_IMAGE", "reg.example/base:1", "expected a repository without a tag"),
+        ("DSTACK_DOCKER_BASE_IMAGE_VERSION", "1/2", "expected a part of a tag"),
+        ("DSTACK_DIND_IMAGE", "two words", "expected the name of an image"),
         ("DSTACK_LOCAL_BACKEND", "maybe", "expected one of auto, on, off"),
         ("DSTACK_SERVER_LOG_LEVEL", "loud", "expected one of DEBUG"),
     ],

@@ -140,7 +140,7 @@ class RunConfiguration(CoreModel):
     """Network volumes and folders of the host that appear in the job; for a process on the server's own machine as
     links."""
     docker: bool | None = None
-    """The job may use Docker itself. Not with `image`, `python` or `nvcc`."""
+    """The job has a Docker of its own. Not with `image`, `python` or `nvcc`."""
     repos: Annotated[list[RepoSpec], AfterValidator(_check_repos)] = Field(default_factory=list)
     """A Git repository that is cloned into the job; at most one."""
     files: list[FilePathMapping] = Field(default_factory=list)

@@ -19,7 +19,7 @@ async def list_gpus(ctx: Context, at: InProject, wanted: ListGpusRequest) -> Lis
     if "region" in group_by and "backend" not in group_by:
         raise InvalidRequest("Grouping by region needs grouping by backend too: group_by ['backend', 'region']")
     run_spec = effective_run_spec(wanted.run_spec, run_name=None, ssh_key_pub=None)
-    specs = make_job_specs(run_spec, run_name=NAME, replica_num=0)
+    specs = make_job_specs(run_spec, run_name=NAME, images=ctx.settings.images)
     view = View(full=wanted.full_offers, unallocated=wanted.unallocated_resources)
     found = await offers.list_for_run(ctx, at, run_spec, specs[:1], offers_only=True, view=view)
     all_offers = [offer for of_job in found for offer in of_job]

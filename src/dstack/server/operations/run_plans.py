@@ -48,7 +48,7 @@ async def get_plan(ctx: Context, at: InProject, wanted: GetRunPlanRequest) -> Ru
     async with ctx.database.session() as session:
         effective = await _effective(ctx, session, at, wanted.run_spec)
         current = await runs.find_current(ctx, session, at.project.id, effective.run_name)
-    specs = _specs_of_replica(effective, effective.run_name or SHOWN_NAME, 0)
+    specs = _specs_of_replica(ctx, effective, effective.run_name or SHOWN_NAME, 0)
     market = await offers.load_market(ctx.database, ctx.backends, at.project.id)
     view = View(full=wanted.full_offers, unallocated=wanted.unallocated_resources)
     return RunPlan(
@@ -68,7 +68,7 @@ async def get_plan(ctx: Context, at: InProject, wanted: GetRunPlanRequest) -> Ru
             for spec in specs
         ],
         current_resource=current,
-        action=_action(current, effective),
+        action=_action(ctx, current, effective),
     )
 
 
@@ -83,9 +83,9 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyRunPlanRequest) -> run
         if not wanted.force:
             _assert_unchanged(current, wanted.plan.current_resource, spec)
         if current is not None and not current.status.is_finished():
-            run_id = await _update(session, at, current, spec)
+            run_id = await _update(ctx, session, at, current, spec)
         else:
-            run_id = await _submit(session, at, spec, current)
+            run_id = await _submit(ctx, session, at, spec, current)
     async with ctx.database.session() as session:
         row = await queries.find_by_id(session, at.project.id, run_id)
         assert row is not None
@@ -107,17 +107,17 @@ async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: R
     configuration = effective.configuration
     if isinstance(configuration, ServiceConfiguration):
         _check_gateway(ctx, configuration)
-    await _check_volumes(session, at, effective)
+    await _check_volumes(ctx, session, at, effective)
     return effective
 
 
-async def _check_volumes(session: AsyncSession, at: InProject, spec: RunSpec) -> None:
+async def _check_volumes(ctx: Context, session: AsyncSession, at: InProject, spec: RunSpec) -> None:
     """Raises ResourceNotExists for a name that no volume has."""
     if not any(isinstance(mount, VolumeMountPoint) for mount in spec.configuration.volumes):
         return
     rows = await volume_queries.list_of_project(session, at.project.id)
     known = {str(row["name"]) for row in rows}
-    for job in _specs_of_replica(spec, spec.run_name or SHOWN_NAME, 0):
+    for job in _specs_of_replica(ctx, spec, spec.run_name or SHOWN_NAME, 0):
         for mount in mounts_of(job.volumes):
             unknown = next((name for name in mount.names if name not in known), None)
             if unknown is not None:
@@ -145,32 +145,39 @@ def _replica_counts(spec: RunSpec) -> list[tuple[str | None, int]]:
     return [(None, count or 0)]
 
 
-def _all_specs(spec: RunSpec, run_name: str) -> list[JobSpec]:
+def _all_specs(ctx: Context, spec: RunSpec, run_name: str) -> list[JobSpec]:
     specs: list[JobSpec] = []
     replica = 0
     for group, count in _replica_counts(spec):
         for _ in range(count):
-            specs += make_job_specs(spec, run_name=run_name, replica_num=replica, replica_group=group)
+            specs += _replica_specs(ctx, spec, run_name, replica, group)
             replica += 1
     return specs
 
 
-def _specs_of_replica(spec: RunSpec, run_name: str, replica_num: int) -> list[JobSpec]:
+def _specs_of_replica(ctx: Context, spec: RunSpec, run_name: str, replica_num: int) -> list[JobSpec]:
     """One of each group: what a plan shows."""
     return [
         job
         for group, _ in _replica_counts(spec)
-        for job in make_job_specs(spec, run_name=run_name, replica_num=replica_num, replica_group=group)
+        for job in _replica_specs(ctx, spec, run_name, replica_num, group)
     ]
 
 
-def _action(current: Run | None, spec: RunSpec) -> ApplyAction:
-    if current is None or current.status.is_finished() or not _can_update(current, spec):
+def _replica_specs(
+    ctx: Context, spec: RunSpec, run_name: str, replica_num: int, group: str | None
+) -> list[JobSpec]:
+    images = ctx.settings.images
+    return make_job_specs(spec, run_name=run_name, images=images, replica_num=replica_num, replica_group=group)
+
+
+def _action(ctx: Context, current: Run | None, spec: RunSpec) -> ApplyAction:
+    if current is None or current.status.is_finished() or not _can_update(ctx, current, spec):
         return ApplyAction.CREATE
     return ApplyAction.UPDATE
 
 
-def _can_update(current: Run, spec: RunSpec) -> bool:
+def _can_update(ctx: Context, current: Run, spec: RunSpec) -> bool:
     """Whether nothing differs that a running job would have to be restarted for; replicas of services are replaced
     one after the other."""
     if not can_update_run(current.run_spec, spec):
@@ -178,7 +185,7 @@ def _can_update(current: Run, spec: RunSpec) -> bool:
     if isinstance(spec.configuration, ServiceConfiguration):
         return True
     name = spec.run_name or SHOWN_NAME
-    return _all_specs(current.run_spec, name) == _all_specs(spec, name)
+    return _all_specs(ctx, current.run_spec, name) == _all_specs(ctx, spec, name)
 
 
 def _assert_unchanged(current: Run | None, planned: Run | None, spec: RunSpec) -> None:
@@ -205,7 +212,7 @@ class _NewRun:
     now: datetime
 
 
-async def _submit(session: AsyncSession, at: InProject, spec: RunSpec, previous: Run | None) -> UUID:
+async def _submit(ctx: Context, session: AsyncSession, at: InProject, spec: RunSpec, previous: Run | None) -> UUID:
     """The rows of a run. A finished run of the same name makes room."""
     name = spec.run_name or await _free_name(session, at.project.id)
     new = _NewRun(uuid.uuid4(), name, spec.model_copy(update={"run_name": name}), clock.now())
@@ -219,7 +226,7 @@ async def _submit(session: AsyncSession, at: InProject, spec: RunSpec, previous:
     await session.flush()
     targets = [events.Target("run", new.id, name, at.project.id)]
     if not _is_scheduled(spec):
-        specs = [(uuid.uuid4(), job) for job in _all_specs(new.spec, name)]
+        specs = [(uuid.uuid4(), job) for job in _all_specs(ctx, new.spec, name)]
         priority = spec.configuration.priority or 0
         values = job_values(specs, run_id=new.id, project_id=at.project.id, now=new.now, priority=priority)
         if values:
@@ -291,9 +298,9 @@ async def _check_archives(session: AsyncSession, at: InProject, spec: RunSpec) -
         raise ResourceNotExists(f"The file archive {missing.pop()} does not exist; upload it first")
 
 
-async def _update(session: AsyncSession, at: InProject, current: Run, spec: RunSpec) -> UUID:
+async def _update(ctx: Context, session: AsyncSession, at: InProject, current: Run, spec: RunSpec) -> UUID:
     """In place: jobs that the change leaves as they are keep running, replicas are replaced by and by."""
-    if not _can_update(current, spec):
+    if not _can_update(ctx, current, spec):
         fields = ", ".join(changed_run_fields(current.run_spec, spec)) or "nothing"
         raise InvalidRequest(
             f"Run {spec.run_name!r} is active and cannot be changed in place (changed: {fields}); stop it first"
@@ -307,7 +314,7 @@ async def _update(session: AsyncSession, at: InProject, current: Run, spec: RunS
         select(JobRow.id, JobRow.job_spec).where(JobRow.run_id == row.id, JobRow.finished_at.is_(None))
     )
     rows = [(id, text) for id, text in jobs]
-    same = same_jobs(rows, spec, run_name=row.run_name)
+    same = same_jobs(rows, spec, run_name=row.run_name, images=ctx.settings.images)
     if (
         len(same) < len(rows) and row.previous_run_spec is None
     ):  # a rollout; during one, what worked stays on record

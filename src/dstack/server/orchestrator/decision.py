@@ -89,7 +89,7 @@ class StaleSnapshot(Exception):
 
 
 class ResourceKind(Protocol[SnapshotT]):
-    """What a kind gives the engine. Built in `snapshot.py` of each kind as `KIND`."""
+    """What a kind gives the engine. Built in `snapshot.py` of each kind."""
 
     kind: Kind
 

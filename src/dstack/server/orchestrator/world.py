@@ -8,6 +8,7 @@ from uuid import UUID
 
 from dstack.agent.protocol import AgentInfo, StopRequest, TaskSpec, TaskState
 from dstack.backends.base import Backend, InstanceAddress
+from dstack.core.images import Images
 from dstack.server.clock import Clock
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
@@ -92,4 +93,5 @@ class World:
     ssh_hosts: SSHHosts
     log_store: LogStore
     encryption: Encryption
+    images: Images
     clock: Clock

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from dstack.core.configurations.scaling import ScalingSpec
 from dstack.core.configurations.service import ServiceConfiguration
+from dstack.core.images import Images
 from dstack.core.job_specs import make_job_specs
 from dstack.core.jobs import JobSpec
 from dstack.core.runs import RunSpec
@@ -45,18 +46,21 @@ def _group(name: str, replicas: Mapping[str, int] | None, scaling: Mapping[str, 
     return ReplicaGroupPlan(name, low, max(low, replicas.get("max") or 0), rule)
 
 
-def same_jobs(rows: Iterable[tuple[UUID, str]], spec: RunSpec, *, run_name: str) -> list[UUID]:
+def same_jobs(rows: Iterable[tuple[UUID, str]], spec: RunSpec, *, run_name: str, images: Images) -> list[UUID]:
     """Of jobs with the texts of their specs: those that `spec` would give the very same spec."""
-    return [id for id, text in rows if _is_same(JobSpec.model_validate_json(text, extra="ignore"), spec, run_name)]
+    jobs = [(id, JobSpec.model_validate_json(text, extra="ignore")) for id, text in rows]
+    return [id for id, job in jobs if _is_same(job, spec, run_name, images)]
 
 
-def _is_same(job: JobSpec, spec: RunSpec, run_name: str) -> bool:
+def _is_same(job: JobSpec, spec: RunSpec, run_name: str, images: Images) -> bool:
     configuration = spec.configuration
     if isinstance(configuration, ServiceConfiguration):
         names = [group.name for group in configuration.groups or ()] or [ONLY_GROUP]
         if job.replica_group not in names:
             return False
-    wanted = make_job_specs(spec, run_name=run_name, replica_num=job.replica_num, replica_group=job.replica_group)
+    wanted = make_job_specs(
+        spec, run_name=run_name, images=images, replica_num=job.replica_num, replica_group=job.replica_group
+    )
     if job.job_num >= len(wanted):
         return False
     return wanted[job.job_num].model_copy(update={"ssh_key": job.ssh_key}) == job

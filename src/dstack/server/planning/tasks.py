@@ -13,15 +13,13 @@ from dstack.core.backends import LOCAL
 from dstack.core.configurations.mounts import InstanceMountPoint, RepoExistsAction
 from dstack.core.configurations.runs import DEFAULT_REPO_DIR
 from dstack.core.files import FileArchiveMapping
+from dstack.core.images import Images
 from dstack.core.instances import Resources
 from dstack.core.interpolation import fill_nodes, interpolate
-from dstack.core.job_specs import DEFAULT_IMAGE, NVCC_IMAGE
 from dstack.core.jobs import JobSpec
 from dstack.core.repos import VIRTUAL_REPO_ID, RemoteRunRepoData
 from dstack.server.planning.matching import share_of
 
-OWN_IMAGES = (DEFAULT_IMAGE, NVCC_IMAGE)
-"""What a job spec names when the user asked for no image."""
 BYTES_PER_GB = 1024**3
 DEFAULT_GRACE_S = 10.0
 UNLIMITED_S = 10 * 365 * 86400.0
@@ -127,10 +125,13 @@ def own_address(job_id: UUID) -> str:
     return f"127.{high + 1}.{middle + 1}.{low + 1}"
 
 
-def make_task(context: TaskContext, host: Host) -> TaskSpec:
-    """Raises CannotRun, and InterpolationError for a secret that is not there."""
+def make_task(context: TaskContext, host: Host, images: Images) -> TaskSpec:
+    """`images`: those that the job spec was made with.
+
+    Raises CannotRun, and InterpolationError for a secret that is not there.
+    """
     spec = context.spec
-    executor = choose_executor(spec, host)
+    executor = choose_executor(spec, host, images)
     env = job_env(context)
     is_process = executor == "process"
     auth = spec.registry_auth
@@ -166,7 +167,7 @@ def make_task(context: TaskContext, host: Host) -> TaskSpec:
         repo=_repo(context),
         repo_dir=repo_dir,
         python=context.python if is_process else None,
-        nvcc=is_process and spec.image_name == NVCC_IMAGE,
+        nvcc=is_process and spec.image_name == images.nvcc,
         hostfile=_hostfile(context.nodes),
         ssh=_ssh(context),
         simulation=_simulation(env) if executor == "simulated" else {},
@@ -180,7 +181,7 @@ def _network_mode(spec: JobSpec, host: Host, is_process: bool) -> str:
     return "host" if host.takes_whole or spec.jobs_per_replica > 1 else "bridge"
 
 
-def choose_executor(spec: JobSpec, host: Host) -> str:
+def choose_executor(spec: JobSpec, host: Host, images: Images) -> str:
     """A process on the machine in front of the user, or where there is no Docker, unless an image is asked for;
     else a container (ADR 0005).
 
@@ -188,7 +189,7 @@ def choose_executor(spec: JobSpec, host: Host) -> str:
     """
     if "simulated" in host.executors:
         return "simulated"
-    if (host.backend == LOCAL or host.is_without_docker) and spec.image_name in OWN_IMAGES:
+    if (host.backend == LOCAL or host.is_without_docker) and images.is_default(spec.image_name):
         return "process"
     return "container"
 

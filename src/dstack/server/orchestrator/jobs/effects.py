@@ -59,7 +59,7 @@ async def put_task(effect: PutTask, world: World, key: Key) -> Facts:
             raise _never(JobTerminationReason.VOLUME_ERROR, str(error)) from error
         asked = replace(asked, task=replace(asked.task, mounts=mounts))
     try:
-        task = make_task(asked.task, asked.host)
+        task = make_task(asked.task, asked.host, world.images)
     except (CannotRun, InterpolationError) as error:
         raise _never(JobTerminationReason.TERMINATED_BY_SERVER, str(error)) from error
     agent = _agent(world, asked.address)
@@ -149,7 +149,7 @@ async def _context(world: World, key: Key) -> _Asked:
         raise Unreachable(f"Instance {instance.name} has no address")
     host = _host(job, spec, instance)
     node_key = None
-    if len(nodes) > 1 and choose_executor(spec, host) != "simulated":
+    if len(nodes) > 1 and choose_executor(spec, host, world.images) != "simulated":
         node_key = await ensure_node_key(world, job)
     context = TaskContext(
         job_id=job.id,

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dstack.core.configurations.profiles import Retry, StopCriteria
 from dstack.core.cron import CronExpression
 from dstack.core.events import EventTargetType
+from dstack.core.images import Images
 from dstack.core.jobs import JobStatus, JobTerminationReason
 from dstack.core.runs import RunStatus, RunTerminationReason
 from dstack.server import clock
@@ -60,6 +61,9 @@ class RunKind:
     kind = Kind.RUN
     effects: Mapping[type[Effect], EffectHandler] = {}
 
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
     async def load(self, session: AsyncSession, id: UUID) -> RunSnapshot | None:
         """Two queries; one more for a service that scales with its requests."""
         run = await session.scalar(_RUN, {"run_id": id})
@@ -86,7 +90,7 @@ class RunKind:
 
         Raises StaleSnapshot when a user has changed the run since.
         """
-        values = await writes.apply(session, snapshot, decision.writes, now)
+        values = await writes.apply(session, snapshot, decision.writes, now, self._images)
         values |= _status_values(snapshot, decision, now)
         if values:
             told.wake_followers(session, snapshot.project_id, snapshot.id)
@@ -220,6 +224,3 @@ def _why(row: RowMapping) -> str | None:
         return f"exit status {row['exit_status']}"
     message: str | None = row["termination_reason_message"]
     return message
-
-
-KIND = RunKind()

@@ -14,6 +14,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.events import EventTargetType
+from dstack.core.images import Images
 from dstack.core.job_specs import make_job_specs
 from dstack.core.jobs import JobSpec, JobStatus, JobTerminationReason
 from dstack.core.runs import RunSpec
@@ -42,8 +43,13 @@ _OF_A_DEPLOYMENT = (AddReplica, EndRollout, RollBack, SetTargets, StartDeploymen
 FINISHED = tuple(status.value for status in JobStatus if status.is_finished())
 
 
-async def apply(session: AsyncSession, run: RunSnapshot, wanted: Sequence[Any], now: datetime) -> dict[str, Any]:
-    """Returns the columns of the run's own row. Raises StaleSnapshot when a user has changed the run since."""
+async def apply(
+    session: AsyncSession, run: RunSnapshot, wanted: Sequence[Any], now: datetime, images: Images
+) -> dict[str, Any]:
+    """Returns the columns of the run's own row. `images`: of new jobs that name none.
+
+    Raises StaleSnapshot when a user has changed the run since.
+    """
     if any(isinstance(write, _OF_A_DEPLOYMENT) for write in wanted):
         await _assert_not_updated(session, run)
     values: dict[str, Any] = {}
@@ -55,11 +61,11 @@ async def apply(session: AsyncSession, run: RunSnapshot, wanted: Sequence[Any], 
             case TerminateJobs(ids, reason):
                 await _ask_to_end(session, ids, reason)
             case SubmitReplicas(replica_nums):
-                await _submit(session, run, replica_nums, now)
+                await _submit(session, run, replica_nums, now, images)
             case AddReplica():
-                await _add(session, run, write, now)
+                await _add(session, run, write, now, images)
             case RollBack(message):
-                values |= await _roll_back(session, run, message)
+                values |= await _roll_back(session, run, message, images)
             case _:
                 values |= _own_values(write)
     return values
@@ -89,7 +95,9 @@ async def _ask_to_end(session: AsyncSession, ids: Sequence[UUID], reason: JobTer
     await session.execute(update(JobRow).where(*which).values(terminate_requested=reason.value))
 
 
-async def _submit(session: AsyncSession, run: RunSnapshot, replica_nums: Sequence[int], now: datetime) -> None:
+async def _submit(
+    session: AsyncSession, run: RunSnapshot, replica_nums: Sequence[int], now: datetime, images: Images
+) -> None:
     """A replica that had jobs gets the same ones again; one that is new gets them from the run spec."""
     query = select(J.id, J.job_spec).where(
         J.id.in_([job.id for job in run.jobs if job.replica_num in replica_nums])
@@ -99,15 +107,18 @@ async def _submit(session: AsyncSession, run: RunSnapshot, replica_nums: Sequenc
         before = [job for job in run.jobs if job.replica_num == replica_num]
         specs = [JobSpec.model_validate_json(texts[job.id], extra="ignore") for job in before]
         if not before:
-            specs = make_job_specs(await _spec(session, run), run_name=run.run_name, replica_num=replica_num)
+            spec = await _spec(session, run)
+            specs = make_job_specs(spec, run_name=run.run_name, images=images, replica_num=replica_num)
         deployment_num = before[0].deployment_num if before else run.deployment_num
         await _insert(session, run, specs, now, deployment_num=deployment_num)
 
 
-async def _add(session: AsyncSession, run: RunSnapshot, added: AddReplica, now: datetime) -> None:
+async def _add(session: AsyncSession, run: RunSnapshot, added: AddReplica, now: datetime, images: Images) -> None:
     """A replica as the run is now; its number may have been another one's before."""
     spec = await _spec(session, run)
-    specs = make_job_specs(spec, run_name=run.run_name, replica_num=added.replica_num, replica_group=added.group)
+    specs = make_job_specs(
+        spec, run_name=run.run_name, images=images, replica_num=added.replica_num, replica_group=added.group
+    )
     await _insert(session, run, specs, now, deployment_num=run.deployment_num)
 
 
@@ -134,14 +145,14 @@ async def _insert(
     wake(session, *(f"job:{value['id']}" for value in values), f"placement:{run.project_id}")
 
 
-async def _roll_back(session: AsyncSession, run: RunSnapshot, message: str) -> dict[str, Any]:
+async def _roll_back(session: AsyncSession, run: RunSnapshot, message: str, images: Images) -> dict[str, Any]:
     """What worked becomes the next deployment, which the replicas that run it already are of."""
     text = await session.scalar(select(RunRow.previous_run_spec).where(RunRow.id == run.id))
     assert text is not None
     spec = RunSpec.model_validate_json(text, extra="ignore")
     jobs = select(J.id, J.job_spec).where(J.run_id == run.id, J.status.not_in(FINISHED))
     rows = [(id, job_spec) for id, job_spec in await session.execute(jobs)]
-    same = same_jobs(rows, spec, run_name=run.run_name)
+    same = same_jobs(rows, spec, run_name=run.run_name, images=images)
     number = run.deployment_num + 1
     await session.execute(update(JobRow).where(J.id.in_(same)).values(deployment_num=number))
     target = told.target(EventTargetType.RUN, run.id, run.run_name, run.project_id)
