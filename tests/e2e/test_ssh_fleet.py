@@ -206,7 +206,7 @@ else:
 
 
 @pytest.mark.timeout(240)
-def test_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNetwork) -> None:
+def test_b12_a_cut_cable_ends_nothing_and_loses_nothing(cli: Cli, ssh_network: SSHNetwork) -> None:
     server, host = cli.server, ssh_network.add()
     apply(server, ssh_fleet(ssh_network, [host.address]))
     wait_idle(server, 1)

@@ -85,13 +85,18 @@ def test_a_host_has_what_its_entry_says_and_else_what_the_fleet_says() -> None:
         "port": 2222,
         "ssh_key": KEY | {"private": "OWNKEY"},
         "host_key": "ssh-ed25519 AAAA",
-        "proxy_jump": JUMP,
+        "proxy_jump": JUMP | {"host_key": "head ssh-ed25519 BBBB comment"},
     }
     ssh = params(port=22022, hosts=["a", own])
     plain, special = (ssh_hosts.target_of(host, ssh) for host in hosts_by_name(ssh).values())
     assert plain == SSHTarget("a", "ubuntu", 22022, ("FLEETKEY",))
-    jump = SSHTarget("head", "admin", 22, ("JUMPKEY",))
+    jump = SSHTarget("head", "admin", 22, ("JUMPKEY",), "ssh-ed25519 BBBB")
     assert special == SSHTarget("b", "root", 2222, ("OWNKEY",), "ssh-ed25519 AAAA", jump)
+
+
+def test_the_host_key_of_a_jump_host_is_on_the_wire_only_where_it_is_given() -> None:
+    told = [params(proxy_jump=JUMP | extra).model_dump() for extra in ({}, {"host_key": "ssh-ed25519 BBBB"})]
+    assert [one["proxy_jump"].get("host_key", "absent") for one in told] == ["absent", "ssh-ed25519 BBBB"]
 
 
 def test_nothing_that_is_shown_has_a_key() -> None:
