@@ -22,6 +22,7 @@ from bench import (
     attach,
     balancing,
     command,
+    gateway,
     jobs,
     logs,
     many_hosts,
@@ -43,6 +44,7 @@ BENCHMARKS += [
     *attach.BENCHMARKS,
     *ssh_fleet.BENCHMARKS,
     *many_hosts.BENCHMARKS,
+    *gateway.BENCHMARKS,
 ]
 
 

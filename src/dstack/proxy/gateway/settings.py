@@ -26,7 +26,7 @@ class GatewaySettings:
     acme_webroot: Path = Path("/var/www/dstack-acme")
     nginx_pid_file: Path = Path("/run/nginx.pid")
     nginx_test: tuple[str, ...] = ("nginx", "-t", "-q")
-    nginx_reload: tuple[str, ...] = ("systemctl", "reload", "nginx.service")
+    nginx_reload: tuple[str, ...] = ("systemctl", "reload-or-restart", "nginx.service")
     certbot: tuple[str, ...] = ("certbot",)
 
     @property
