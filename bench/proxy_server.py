@@ -1,7 +1,8 @@
 """Our protocol under uvicorn with static services, for `bench/proxy.py` and `bench/balancing.py`.
 
-    python -m bench.proxy_server PORT BACKEND_PORT protocol|asgi
+    python -m bench.proxy_server PORT BACKEND protocol|asgi
 
+BACKEND is a port, or `unix:/path` (of `bench/proxy_ssh.py`: both replicas are then the same).
 `asgi` forwards nothing: an ASGI application that answers 1 KB by itself, the least that any ASGI path costs.
 """
 
@@ -31,8 +32,9 @@ POLICIES: dict[str, Policy] = {
 class StaticServices:
     """`bench` with one replica, those of `POLICIES`, and `random` as the model `bench`."""
 
-    def __init__(self, port: str) -> None:
-        one, two = (f"127.0.0.{number}:{port}" for number in (1, 2))
+    def __init__(self, backend: str) -> None:
+        is_path = backend.startswith("unix:")
+        one, two = (backend if is_path else f"127.0.0.{number}:{backend}" for number in (1, 2))
         self._services = {"bench": Service("id", "main", "bench", auth=True, strip_prefix=True, replicas=(one,))}
         for name, policy in POLICIES.items():
             self._services[name] = Service(name, "main", name, True, True, (one, two), balancing=policy)
@@ -55,8 +57,8 @@ async def answer_alone(scope: Any, receive: Any, send: Any) -> None:
 
 
 def main() -> None:
-    port, backend_port, design = sys.argv[1:]
-    services = StaticServices(backend_port)
+    port, backend, design = sys.argv[1:]
+    services = StaticServices(backend)
     deps = ProxyDependencies(services, OneToken())
     app: Any = ModelsApp(services, OneToken(), ServiceUpstream(deps)) if design == "protocol" else answer_alone
     http = make_http_protocol(deps) if design == "protocol" else "httptools"

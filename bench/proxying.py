@@ -29,4 +29,20 @@ def proxy_share(folder: Path) -> list[Result]:
     ]
 
 
-BENCHMARKS: list[Benchmark] = [proxy_share]
+def proxy_ssh_share(folder: Path) -> list[Result]:
+    """the same where both go through one SSH forward, 32 connections"""
+    command = [sys.executable, "-m", "bench.proxy_ssh", "--connections", "32"]
+    environment = clean_environment(folder, PYTHONPATH=f"{ROOT / 'src'}:{ROOT}")
+    output = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, cwd=folder
+    ).stdout
+    rates = dict(re.findall(r"^ *32 (\w+)[^\d\n]* +(\d+) ", output, re.MULTILINE))
+    share = float(rates["ours"]) / float(rates["nginx"])
+    return [
+        at_least("proxy over SSH, 32 connections, share of nginx", 0.7, share, "of it"),
+        Result("  proxy", "", f"{rates['ours']} req/s"),
+        Result("  nginx", "", f"{rates['nginx']} req/s"),
+    ]
+
+
+BENCHMARKS: list[Benchmark] = [proxy_share, proxy_ssh_share]
