@@ -31,8 +31,11 @@ IDLE_SECONDS = 300.0
 class ReplicaTunnels:
     """The proxy's `Ways`. `start` and `stop` it with the proxy."""
 
-    def __init__(self, database: Database, hosts: SSHHosts, folder: Path) -> None:
+    def __init__(
+        self, database: Database, hosts: SSHHosts, folder: Path, *, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         """`folder`: for private keys, each there only while a connection is being made."""
+        self._idle_seconds = idle_seconds
         self._database = database
         self._hosts = hosts
         self._tunnels = Tunnels(folder)
@@ -91,7 +94,7 @@ class ReplicaTunnels:
         known = list(self._destinations)
         wanted = await self._running(known) if known else set()
         for address in known:
-            is_idle = now - self._used_at[address] >= IDLE_SECONDS
+            is_idle = now - self._used_at[address] >= self._idle_seconds
             if is_idle or address not in wanted or await self._has_moved(address):
                 await self._close(address)
         self._used_at = {address: at for address, at in self._used_at.items() if address in self._destinations}
