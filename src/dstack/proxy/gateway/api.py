@@ -6,7 +6,7 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, HTTPException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from dstack import __version__
 from dstack.core.configurations.service import ChatModel, RateLimit
@@ -18,12 +18,12 @@ from dstack.proxy.gateway.errors import ServerSilent
 from dstack.proxy.gateway.models import (
     ACMESettings,
     Entrypoint,
+    GatewayModel,
     ModelEntry,
-    Port,
     Project,
     Replica,
+    ReplicaPlace,
     Service,
-    SSHProxy,
 )
 from dstack.proxy.gateway.registry import Registry
 
@@ -37,25 +37,19 @@ Seconds = Annotated[int, Field(ge=1, le=86400)]
 router = APIRouter()
 
 
-class Body(BaseModel):
-    """Keys that a later server adds are left out."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 class Done(BaseModel):
     status: str = "ok"
 
 
-class OpenAIOptions(Body):
+class OpenAIOptions(GatewayModel):
     model: ChatModel
 
 
-class Options(Body):
+class Options(GatewayModel):
     openai: OpenAIOptions | None = None
 
 
-class RegisterService(Body):
+class RegisterService(GatewayModel):
     id: Id
     run_name: Name
     domain: Domain
@@ -69,34 +63,22 @@ class RegisterService(Body):
     read_timeout: Seconds = 300
 
 
-class RegisterReplica(Body):
-    """`app_host`, `host_key` and `socket` are additions to the reference."""
-
+class RegisterReplica(ReplicaPlace):
     job_id: Id
-    app_port: Port
-    app_host: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9:.-]+$")] = "localhost"
     ssh_host: str = ""
-    ssh_port: Port = 22
-    host_key: str | None = None
-    ssh_proxy: SSHProxy | None = None
-    ssh_proxy_private_key: str | None = None
-    ssh_head_proxy: SSHProxy | None = None
-    ssh_head_proxy_private_key: str | None = None
-    internal_ip: str | None = None
-    socket: Annotated[str, StringConstraints(pattern=r"^/[a-zA-Z0-9_./-]+$")] | None = None
 
 
-class SetId(Body):
+class SetId(GatewayModel):
     id: Id
 
 
-class RegisterEntrypoint(Body):
+class RegisterEntrypoint(GatewayModel):
     domain: Domain
     https: bool
     read_timeout: Seconds = 300
 
 
-class Configure(Body):
+class Configure(GatewayModel):
     acme_server: str | None = None
     acme_eab_kid: str | None = None
     acme_eab_hmac_key: str | None = None

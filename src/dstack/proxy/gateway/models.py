@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dstack.core.configurations.service import ChatModel, RateLimit
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
 
 class GatewayModel(BaseModel):
     """Keys of later versions are left out."""
@@ -25,25 +27,33 @@ class SSHProxy(GatewayModel):
     """What it must show, as `ssh-ed25519 AAAA…`."""
 
 
-class Replica(GatewayModel):
-    """Reached through SSH, or through a socket that the server keeps."""
+class ReplicaPlace(GatewayModel):
+    """Reached through SSH, or through a socket that the server keeps.
 
-    id: str
-    """Of the job."""
-    app_port: int
-    app_host: str = "localhost"
+    `app_host`, `host_key` and `socket` are additions to the reference.
+    """
+
+    app_port: Port
+    app_host: Annotated[str, Field(pattern=r"^[a-zA-Z0-9:.-]+$")] = "localhost"
     """As seen from the SSH server."""
-    ssh_destination: str = ""
-    """`user@host`."""
-    ssh_port: int = 22
+    ssh_port: Port = 22
     host_key: str | None = None
     ssh_proxy: SSHProxy | None = None
     ssh_proxy_private_key: str | None = None
     ssh_head_proxy: SSHProxy | None = None
     ssh_head_proxy_private_key: str | None = None
     internal_ip: str | None = None
-    socket: str | None = None
+    socket: Annotated[str, Field(pattern=r"^/[a-zA-Z0-9_./-]+$")] | None = None
     """Of a replica to which the server itself keeps a way; then there is no tunnel from here."""
+
+
+class Replica(ReplicaPlace):
+    """One that takes traffic."""
+
+    id: str
+    """Of the job."""
+    ssh_destination: str = ""
+    """`user@host`."""
 
 
 class Service(GatewayModel):
@@ -116,6 +126,3 @@ class GatewayState(GatewayModel):
     entrypoints: dict[str, Entrypoint] = {}
     projects: dict[str, Project] = {}
     config: Config = Config()
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
