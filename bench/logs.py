@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import statistics
 import subprocess
@@ -75,9 +76,12 @@ def _through(server: ServerProcess, name: str, command: str) -> list[Result]:
     stored = _stored_log(server, name)
     wait_for("the first output", lambda: _size(stored) > 0)
     start = time.perf_counter()
+    supervisor = max(watched["agent"].children(), key=psutil.Process.create_time)
+    family: dict[psutil.Process, float] = {}
     while _size(stored) < size:
         for who, process in watched.items():
             peak[who] = max(peak[who], process.memory_info().rss)
+        family |= _cpu_of_family(supervisor)
         time.sleep(0.02)
     seconds = time.perf_counter() - start
     server.wait_run(name, "done")
@@ -85,7 +89,19 @@ def _through(server: ServerProcess, name: str, command: str) -> list[Result]:
     for who, process in watched.items():
         cpu, grown = cpu_seconds(process) - used[who], (peak[who] - before[who]) / 1e6
         results.append(Result(f"  {who}: CPU, memory grown by", "", f"{cpu:.3g} s, {grown:.3g} MB"))
+    own = family.pop(supervisor, 0.0)
+    results.append(Result("  supervisor of the job: CPU", "", f"{own:.3g} s"))
+    results.append(Result("  the job itself: CPU", "", f"{sum(family.values()):.3g} s"))
     return results
+
+
+def _cpu_of_family(supervisor: psutil.Process) -> dict[psutil.Process, float]:
+    """Seconds that the supervisor and each process of its job have used; those that ended are left out."""
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in (supervisor, *supervisor.children(recursive=True)):
+            found[process] = cpu_seconds(process)
+    return found
 
 
 def _into_a_terminal(command: str) -> Result:
