@@ -111,7 +111,7 @@ def test_a_task_with_docker_runs_containers_inside(dind_cli: Cli, docker_daemon:
     assert status == 0, out
     assert dind_cli("logs", "whale") == (0, "hello from inside\n0\n")
     wait_for("the container to be removed", lambda: containers_of(docker_daemon, "whale") == "")
-    assert docker_daemon.run("volume", "ls", "-q") == volumes
+    wait_for("its images to be removed", lambda: docker_daemon.run("volume", "ls", "-q") == volumes)
     assert "inner" not in docker_daemon.run("images")
 
 
