@@ -14,6 +14,7 @@ ADDED = {
     "SSHHostParams": {"host_key"},
     "SSHProxyParams": {"host_key"},
     "ServiceConfiguration": {"balancing"},
+    "GatewayConfiguration": {"ssh_config"},
     "ScalingSpec": {"effective_metric"},
 }
 """Fields that only we have."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from dstack.core.configurations.dev_environment import DevEnvironmentConfiguration
 from dstack.core.configurations.files import AnyRunConfiguration
 from dstack.core.configurations.fleet import SSHHostParams, SSHParams
+from dstack.core.configurations.gateway import GatewayConfiguration
 from dstack.core.configurations.service import ServiceConfiguration
 from dstack.core.fleets import FleetSpec
 from dstack.core.gateways import GatewaySpec
@@ -165,6 +166,18 @@ def hosts_by_name(ssh_config: SSHParams) -> Mapping[str, SSHHostParams]:
     return {host.hostname: host for host in hosts}
 
 
+def changed_gateway_fields(old: GatewayConfiguration, new: GatewayConfiguration) -> list[str]:
+    """What differs between two gateways; keys, and the files they are in, do not count."""
+    changed = changed_fields(old, new)
+    if old.ssh_config is not None and new.ssh_config is not None and _is_same_ssh(old.ssh_config, new.ssh_config):
+        changed = [name for name in changed if name != "ssh_config"]
+    return changed
+
+
+def _is_same_ssh(old: SSHParams, new: SSHParams) -> bool:
+    return hosts_by_name(old).keys() == hosts_by_name(new).keys() and _can_update_ssh(old, new)
+
+
 def can_update_gateway(old: GatewaySpec, new: GatewaySpec) -> bool:
     """Whether the gateway can take the new spec without being deleted. Equal specs can."""
-    return set(changed_fields(old.configuration, new.configuration)) <= GATEWAY_FIELDS
+    return set(changed_gateway_fields(old.configuration, new.configuration)) <= GATEWAY_FIELDS

@@ -45,6 +45,11 @@ from dstack.server.api.versions import VersionCheck
 from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database
 from dstack.server.encryption import Encryption
+from dstack.server.gateways.hosts import GatewayHosts
+from dstack.server.gateways.keeping import AuthorityTerms, Keeping
+from dstack.server.gateways.pool import GatewayPool
+from dstack.server.gateways.wanted import Terms
+from dstack.server.gateways.ways import ProjectKeys
 from dstack.server.hosts.activity import Activity
 from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.metrics import MetricsCollector, TimeToLive
@@ -58,7 +63,7 @@ from dstack.server.operations.own_users import OwnUsers
 from dstack.server.orchestrator.engine import Engine
 from dstack.server.orchestrator.kinds import kinds
 from dstack.server.orchestrator.world import World
-from dstack.server.settings import Settings
+from dstack.server.settings import ANY_ADDRESS, Settings
 from dstack.server.ssh_door.door import SshDoor
 from dstack.server.stores.logs.base import Frame, LogKey, LogStore
 from dstack.server.stores.logs.files import FileLogStore
@@ -127,8 +132,9 @@ async def running(
             ttl = TimeToLive(
                 settings.metrics_running_ttl, settings.metrics_finished_ttl, settings.instance_health_ttl
             )
+            gateways = _keeping(settings, database, encryption, ssh_hosts)
             async with _orchestrating(
-                database, encryption, configured, log_store, agents, ssh_hosts, ttl, settings.images
+                database, encryption, configured, log_store, agents, ssh_hosts, gateways, ttl, settings.images
             ):
                 yield build(context, door, ssh_hosts)
     finally:
@@ -140,6 +146,26 @@ async def running(
         access.close()
         configured.close()
         await log_store.close()
+
+
+def _keeping(settings: Settings, database: Database, encryption: Encryption, ssh_hosts: SSHHosts) -> Keeping:
+    """How this server keeps its gateways."""
+    hosts = GatewayHosts(
+        database,
+        encryption,
+        package_url=settings.gateway_package_url,
+        updates=not settings.gateway_update_skipped,
+        connect_seconds=settings.ssh_connect_seconds,
+    )
+    return Keeping(
+        database=database,
+        hosts=hosts,
+        keys=ProjectKeys(database, encryption, ssh_hosts),
+        server_address=("127.0.0.1" if settings.host in ANY_ADDRESS else settings.host, settings.port),
+        terms=Terms(settings.gateway_max_body_size, settings.service_client_timeout),
+        authority=AuthorityTerms(settings.acme_server, settings.acme_eab_kid, settings.acme_eab_hmac_key),
+        now=clock.now,
+    )
 
 
 class _LogSink:
@@ -165,6 +191,7 @@ async def _orchestrating(
     log_store: LogStore,
     agents: Agents,
     ssh_hosts: SSHHosts,
+    keeping: Keeping,
     metrics_ttl: TimeToLive,
     images: Images,
 ) -> AsyncIterator[None]:
@@ -175,6 +202,7 @@ async def _orchestrating(
         backends=backends,
         agents=agents,
         ssh_hosts=ssh_hosts,
+        gateway_hosts=keeping.hosts,
         log_store=log_store,
         encryption=encryption,
         images=images,
@@ -185,13 +213,16 @@ async def _orchestrating(
     watchers = WatcherPool(str(uuid4()), agents, watching)
     collector = MetricsCollector(database, agents, watchers.watched, metrics_ttl, clock.now)
     prober = Prober(database, watchers.watched, ReplicaDialer(ssh_hosts))
+    gateways = GatewayPool(keeping)
     watchers.start()
     collector.start()
     prober.start()
+    gateways.start()
     await engine.start()
     try:
         yield
     finally:
+        await gateways.stop()
         await collector.stop()
         await prober.stop()
         await engine.stop()

@@ -104,6 +104,13 @@ class Settings:
     metrics_running_ttl: int
     metrics_finished_ttl: int
     instance_health_ttl: int
+    gateway_max_body_size: int
+    gateway_package_url: str | None
+    gateway_update_skipped: bool
+    gateway_max_replicas: int
+    acme_server: str | None
+    acme_eab_kid: str | None
+    acme_eab_hmac_key: str | None
 
     @property
     def public_url(self) -> str:
@@ -507,6 +514,55 @@ SETTINGS: tuple[Setting, ...] = (
         "`604800`",
         "How long health reports of instances are kept, in seconds. The newest of each instance always is.",
         _number(604800, minimum=0),
+    ),
+    Setting(
+        "DSTACK_DEFAULT_SERVICE_CLIENT_MAX_BODY_SIZE",
+        "gateway_max_body_size",
+        "`67108864`",
+        "Largest body of a request to a service on a gateway, in bytes; `0` means no limit.",
+        _number(64 * 1024 * 1024, minimum=0),
+    ),
+    Setting(
+        "DSTACK_GATEWAY_PACKAGE_URL",
+        "gateway_package_url",
+        "unset",
+        "The package that is installed on gateway hosts in place of this server's own version.",
+        _text(None),
+    ),
+    Setting(
+        "DSTACK_SKIP_GATEWAY_UPDATE",
+        "gateway_update_skipped",
+        "off",
+        "When set, gateways that have another version than this server are left as they are.",
+        _flag,
+    ),
+    Setting(
+        "DSTACK_SERVER_GATEWAY_MAX_REPLICAS",
+        "gateway_max_replicas",
+        "`9`",
+        "How many machines may carry one gateway.",
+        _number(9, minimum=1),
+    ),
+    Setting(
+        "DSTACK_ACME_SERVER",
+        "acme_server",
+        "unset",
+        "URL of the directory of the certificate authority that gateways ask; unset: Let's Encrypt.",
+        _text(None),
+    ),
+    Setting(
+        "DSTACK_ACME_EAB_KID",
+        "acme_eab_kid",
+        "unset",
+        "Identifier of an account at that authority (external account binding).",
+        _text(None),
+    ),
+    Setting(
+        "DSTACK_ACME_EAB_HMAC_KEY",
+        "acme_eab_hmac_key",
+        "unset",
+        "The key of that account.",
+        _text(None),
     ),
     Setting(
         "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS",

@@ -30,6 +30,7 @@ from dstack.server.configured_backends import ConfiguredBackends
 from dstack.server.db.engine import Database, wake
 from dstack.server.db.tables import BackendRow, FleetRow, InstanceRow, JobRow, ProjectRow, RunRow, UserRow
 from dstack.server.encryption import Encryption, IdentityKey
+from dstack.server.gateways.hosts import GatewayHosts
 from dstack.server.hosts.connections import Agents
 from dstack.server.hosts.pool import WatcherPool
 from dstack.server.hosts.ssh.hosts import SSHHosts
@@ -72,6 +73,7 @@ class Control:
 
     async def start(self) -> None:
         self.ssh_hosts = SSHHosts(self.database, self.encryption, self.folder / "hosts")
+        self.gateway_hosts = GatewayHosts(self.database, self.encryption)
         self.agents = Agents(self.ssh_hosts)
         self.logs = FileLogStore(self.folder / "logs")
         self.backends = ConfiguredBackends(self.database, self.encryption, BackendContext(self.folder / "hosts"))
@@ -81,6 +83,7 @@ class Control:
             backends=self.backends,
             agents=self.agents,
             ssh_hosts=self.ssh_hosts,
+            gateway_hosts=self.gateway_hosts,
             log_store=self.logs,
             encryption=self.encryption,
             images=Images(),

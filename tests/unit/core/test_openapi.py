@@ -101,6 +101,7 @@ ADDED = {
     ("JobConnectionInfo", "ssh_door"),
     ("JobConnectionInfo", "host_network_id"),
     ("ServiceConfiguration", "balancing"),
+    ("GatewayConfiguration", "ssh_config"),
 }
 """Fields of ours that the published schemas do not have; on the wire only when they are set."""
 

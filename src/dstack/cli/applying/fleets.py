@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from dstack.api.wire import dump_current_fleet, dump_fleet_spec
 from dstack.cli.applying.configure import configure_fleet
+from dstack.cli.applying.ssh_keys import read_keys
 from dstack.cli.context import Context
-from dstack.cli.errors import CliError
 from dstack.cli.files import ConfigurationFile
 from dstack.cli.output.fleets import print_fleets
 from dstack.cli.output.live import Status
@@ -20,11 +19,9 @@ from dstack.cli.output.tables import print_properties
 from dstack.cli.output.values import format_range, format_requirements
 from dstack.cli.waiting import delete_fleet
 from dstack.core.configurations import FleetConfiguration
-from dstack.core.configurations.fleet import SSHHostParams
 from dstack.core.configurations.profiles import Profile
 from dstack.core.diff import can_update_fleet, changed_fleet_fields
 from dstack.core.fleets import FleetPlan, FleetSpec
-from dstack.core.ssh import SSHKey, SSHProxyParams
 
 MAX_OFFERS = 3
 SHOWN_HOSTS = 8
@@ -62,35 +59,9 @@ def apply_fleet(context: Context, file: ConfigurationFile, args: argparse.Namesp
 def _make_spec(file: ConfigurationFile, args: argparse.Namespace) -> FleetSpec:
     assert isinstance(file.configuration, FleetConfiguration)
     configuration = configure_fleet(file.configuration, args)
-    _read_keys(configuration, args.ssh_identity)
+    if configuration.ssh_config is not None:
+        read_keys(configuration.ssh_config, args.ssh_identity)
     return FleetSpec(configuration=configuration, configuration_path=file.path, profile=Profile(name="default"))
-
-
-def _read_keys(configuration: FleetConfiguration, identity: str | None) -> None:
-    """Puts the private keys that the server needs to reach the hosts into the configuration."""
-    ssh = configuration.ssh_config
-    if ssh is None:
-        return
-    ssh.identity_file = identity or ssh.identity_file
-    entries: list[Any] = [ssh, *(host for host in ssh.hosts if isinstance(host, SSHHostParams))]
-    proxies: list[SSHProxyParams] = [entry.proxy_jump for entry in entries if entry.proxy_jump is not None]
-    for entry in [*entries, *proxies]:
-        if entry.identity_file is not None:
-            entry.ssh_key = _read_key(entry.identity_file)
-    if ssh.ssh_key is None and any(isinstance(host, str) or host.ssh_key is None for host in ssh.hosts):
-        raise CliError(
-            "There is no key for some hosts: set 'identity_file' in 'ssh_config' or pass --ssh-identity"
-        )
-
-
-def _read_key(identity: str) -> SSHKey:
-    path = Path(identity).expanduser()
-    try:
-        private = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"The private key {path} cannot be read: {error}") from error
-    public = path.with_name(f"{path.name}.pub")
-    return SSHKey(public=public.read_text(encoding="utf-8") if public.exists() else "", private=private)
 
 
 def _print_plan(answer: Document) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dstack.api.wire import dump_current_gateway, dump_gateway_spec
 from dstack.cli.applying.configure import rename
+from dstack.cli.applying.ssh_keys import read_keys
 from dstack.cli.context import Context
 from dstack.cli.files import ConfigurationFile
 from dstack.cli.output.gateways import gateway_headers, gateway_rows
@@ -18,7 +19,7 @@ from dstack.cli.output.tables import print_properties, print_table
 from dstack.cli.output.values import format_backend, now_utc
 from dstack.cli.waiting import delete_gateway
 from dstack.core.configurations import GatewayConfiguration
-from dstack.core.diff import can_update_gateway, changed_fields
+from dstack.core.diff import can_update_gateway, changed_gateway_fields
 from dstack.core.gateways import GatewayPlan, GatewaySpec
 
 POLL_INTERVAL = 2.0
@@ -32,6 +33,8 @@ def apply_gateway(context: Context, file: ConfigurationFile, args: argparse.Name
     """Plans, asks, applies and waits until the gateway runs; the exit status."""
     configuration = rename(file.configuration, args.name)
     assert isinstance(configuration, GatewayConfiguration)
+    if configuration.ssh_config is not None:
+        read_keys(configuration.ssh_config, args.ssh_identity)
     spec = GatewaySpec(configuration=configuration, configuration_path=file.path)
     answer = context.rest.gateways.get_plan(context.project, dump_gateway_spec(spec))
     plan = GatewayPlan.model_validate(answer, extra="ignore")
@@ -62,11 +65,20 @@ def _print_plan(answer: Document) -> None:
         ("Type", "gateway"),
         ("Backend", format_backend(configuration["backend"], configuration["region"])),
         ("Instance type", configuration.get("instance_type")),
+        ("Hosts", _hosts(configuration.get("ssh_config"))),
         ("Domain", configuration.get("domain")),
         ("Replicas", str(configuration["replicas"]) if configuration.get("replicas") else None),
     ]
     print_properties([(name, value) for name, value in shown if value])
     print()
+
+
+def _hosts(ssh: Document | None) -> str | None:
+    return (
+        None
+        if ssh is None
+        else ", ".join(host if isinstance(host, str) else host["hostname"] for host in ssh["hosts"])
+    )
 
 
 def _can_update(plan: GatewayPlan) -> bool:
@@ -80,7 +92,7 @@ def _is_agreed(plan: GatewayPlan, answer: Document, args: argparse.Namespace) ->
     if current is None:
         name = plan.spec.configuration.name
         return args.yes or confirm(f"Create the gateway {name}?" if name else "Create the gateway?")
-    changes = changed_fields(current.configuration, plan.effective_spec.configuration)
+    changes = changed_gateway_fields(current.configuration, plan.effective_spec.configuration)
     if not changes and args.yes and not args.force:
         print(f"The gateway {current.name} exists and nothing has changed. Pass --force to apply it again.")
         return False
@@ -97,7 +109,8 @@ def _wait(context: Context, gateway: Document) -> int:
     status = Status()
     try:
         while gateway["status"] not in SETTLED:
-            status.show(f"{gateway['name']}: {gateway['status']}…")
+            problem = gateway.get("status_message")
+            status.show(f"{gateway['name']}: {gateway['status']}" + (f"; {problem}" if problem else "…"))
             time.sleep(POLL_INTERVAL)
             gateway = context.rest.gateways.get(context.project, gateway["name"])
     except KeyboardInterrupt:

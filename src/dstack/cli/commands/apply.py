@@ -46,6 +46,8 @@ def add_type_arguments(parser: argparse.ArgumentParser, kind: str | None) -> Non
     parser.add_argument("-n", "--name", help="The resource's name")
     if kind in (None, "preset"):
         add_making_arguments(parser)
+    if kind == "gateway":
+        _add_ssh_identity(parser)
     if kind in ("gateway", "volume"):
         return
     if kind == "preset":
@@ -54,7 +56,7 @@ def add_type_arguments(parser: argparse.ArgumentParser, kind: str | None) -> Non
     parser.add_argument(
         "-e", "--env", action="append", metavar="KEY[=VALUE]", help="A variable; KEY copies yours (repeatable)"
     )
-    parser.add_argument("--ssh-identity", metavar="PATH", help="Your private SSH key")
+    _add_ssh_identity(parser)
     if kind in (None, "task", "dev-environment"):
         parser.add_argument(
             "-p", "--port", dest="ports", action="append", metavar="[LOCAL:]REMOTE", help="A port (repeatable)"
@@ -67,6 +69,10 @@ def add_type_arguments(parser: argparse.ArgumentParser, kind: str | None) -> Non
         add_resource_arguments(parser)
         add_profile_arguments(parser)
         add_repo_arguments(parser)
+
+
+def _add_ssh_identity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ssh-identity", metavar="PATH", help="Your private SSH key")
 
 
 def run(args: argparse.Namespace) -> int:

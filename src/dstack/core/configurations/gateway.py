@@ -1,10 +1,12 @@
 """Gateways: publish services under domain names of your own."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import Self
 
 from dstack.core.backends import BackendType
+from dstack.core.configurations.fleet import SSHParams
 from dstack.core.configurations.profiles import Tags
 from dstack.core.models import CoreModel
 
@@ -43,6 +45,18 @@ GatewayCertificate = Annotated[
 ]
 
 
+SSH_BACKEND = "ssh"
+"""What files call hosts that are there already; the wire calls them `remote`, as it does those of SSH fleets."""
+
+
+def _expand_backend(value: Any) -> Any:
+    return BackendType.REMOTE if value == SSH_BACKEND else value
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
 class GatewayConfiguration(CoreModel):
     """`type: gateway`."""
 
@@ -52,10 +66,12 @@ class GatewayConfiguration(CoreModel):
     """Name of the gateway; one is made up where it is left out."""
     default: bool | None = None
     """Services of the project use it; true for the first one."""
-    backend: BackendType
-    """Where it is made."""
+    backend: Annotated[BackendType, BeforeValidator(_expand_backend)]
+    """Where it is made; `ssh`: on the hosts of `ssh_config`."""
     region: str
-    """Where it is made."""
+    """Where it is made; not with `backend: ssh`."""
+    ssh_config: SSHParams | None = Field(default=None, exclude_if=_is_none)
+    """With `backend: ssh`: hosts that are there already, each of which carries the gateway."""
     instance_type: Annotated[str, Field(min_length=1)] | None = None
     """By default a small one."""
     domain: str | None = None
@@ -70,3 +86,18 @@ class GatewayConfiguration(CoreModel):
     """How many machines carry it; 1 by default."""
     tags: Tags | None = None
     """Labels for the cloud's bill."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_region(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("backend") in (SSH_BACKEND, BackendType.REMOTE.value):
+            value = {**value, "region": value.get("region") or BackendType.REMOTE.value}
+        return value
+
+    @model_validator(mode="after")
+    def _check_ssh(self) -> Self:
+        if (self.backend is BackendType.REMOTE) != (self.ssh_config is not None):
+            raise ValueError("'backend: ssh' and 'ssh_config' belong together: give both or none")
+        if self.ssh_config is not None and self.replicas not in (None, len(self.ssh_config.hosts)):
+            raise ValueError("each host of 'ssh_config' carries the gateway: leave out 'replicas'")
+        return self

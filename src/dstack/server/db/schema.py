@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstack.server.db.tables import Row
 
-HEAD = "0014"
+HEAD = "0015"
 MIGRATION_LOCK = 7_243_119_001
 """PostgreSQL advisory lock: of several replicas that start at once, one migrates."""
 

@@ -32,7 +32,7 @@ def _to_gateway(row: RowMapping, replicas: Sequence[GatewayReplicaRow], *, is_de
         configuration=configuration,
         created_at=row["created_at"],
         status=row["status"],
-        status_message=row["status_message"],
+        status_message=row["status_message"] or _of_the_only(replicas),
         hostname=row["hostname"],
         wildcard_domain=row["wildcard_domain"],
         default=is_default,
@@ -44,6 +44,11 @@ def _to_gateway(row: RowMapping, replicas: Sequence[GatewayReplicaRow], *, is_de
     )
 
 
+def _of_the_only(replicas: Sequence[GatewayReplicaRow]) -> str | None:
+    """What is wrong with the machine, where there is just one."""
+    return (replicas[0].status_message or replicas[0].last_error) if len(replicas) == 1 else None
+
+
 def _to_replica(row: GatewayReplicaRow) -> GatewayReplica:
     return GatewayReplica(
         hostname=row.hostname,
@@ -52,5 +57,5 @@ def _to_replica(row: GatewayReplicaRow) -> GatewayReplica:
         region=row.region,
         created_at=row.created_at,
         status=row.status,
-        status_message=row.status_message,
+        status_message=row.status_message or row.last_error,
     )

@@ -1,4 +1,4 @@
-"""Gateways of a project: what publishes its services under a domain. None of the backends makes gateways yet."""
+"""Gateways of a project: what publishes its services under a domain. The orchestrator sets them up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dstack.core.canonical import dump_json
 from dstack.core.configurations.gateway import GatewayConfiguration
-from dstack.core.diff import can_update_gateway, changed_fields
-from dstack.core.errors import BackendNotAvailable, Forbidden, InvalidRequest, ResourceExists, ResourceNotExists
+from dstack.core.diff import can_update_gateway, changed_gateway_fields
+from dstack.core.errors import Forbidden, InvalidRequest, ResourceNotExists
 from dstack.core.events import EventTargetType
 from dstack.core.gateways import Gateway, GatewayPlan, GatewaySpec, GatewayStatus
-from dstack.core.names import check_resource_name
 from dstack.core.plans import ApplyAction
 from dstack.core.schemas.gateways import ApplyGatewayPlanRequest
 from dstack.server import events
@@ -23,7 +22,7 @@ from dstack.server.db.engine import wake
 from dstack.server.db.queries import gateways as queries
 from dstack.server.db.queries import sharing as sharing_queries
 from dstack.server.db.tables import GatewayRow, ProjectRow
-from dstack.server.operations import gateway_answers
+from dstack.server.operations import gateway_answers, new_gateways
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.visibility import importing_projects
 
@@ -52,13 +51,13 @@ async def _is_imported(session: AsyncSession, at: InProject, gateway_id: UUID) -
 
 async def get_plan(ctx: Context, at: InProject, spec: GatewaySpec) -> GatewayPlan:
     """What applying would do; whether the backend can is only said when it is applied, as in the reference."""
-    _check_name(spec.configuration)
+    new_gateways.check_name(spec.configuration)
     current = await _find_current(ctx, at, spec.configuration.name)
     return GatewayPlan(
         project_name=at.project.name,
         user=at.caller.username,
         spec=spec,
-        effective_spec=spec,
+        effective_spec=spec.model_copy(update={"configuration": new_gateways.without_keys(spec.configuration)}),
         current_resource=current,
         action=ApplyAction.UPDATE if current is not None and _can_update(current, spec) else ApplyAction.CREATE,
     )
@@ -80,15 +79,15 @@ async def _find_current(ctx: Context, at: InProject, name: str | None) -> Gatewa
 async def apply(ctx: Context, at: InProject, wanted: ApplyGatewayPlanRequest) -> Gateway:
     """Makes a gateway, or changes the one of that name in place."""
     spec = wanted.plan.spec
-    _check_name(spec.configuration)
+    new_gateways.check_name(spec.configuration)
     current = await _find_current(ctx, at, spec.configuration.name)
     if current is None:
-        return _create(at, spec.configuration)
+        return await create_gateway(ctx, at, spec.configuration)
     planned = wanted.plan.current_resource
     if not wanted.force and (planned is None or planned.configuration != current.configuration):
         raise InvalidRequest("The gateway has changed since the plan was made; apply again")
     if not _can_update(current, spec):
-        changed = ", ".join(changed_fields(current.configuration, spec.configuration)) or "it has failed"
+        changed = ", ".join(changed_gateway_fields(current.configuration, spec.configuration)) or "it has failed"
         raise InvalidRequest(f"Gateway {current.name!r} cannot be changed in place ({changed}); delete it first")
     await _update(ctx, at, current, spec.configuration)
     return await get_gateway(ctx, at, current.name)
@@ -97,7 +96,7 @@ async def apply(ctx: Context, at: InProject, wanted: ApplyGatewayPlanRequest) ->
 async def _update(ctx: Context, at: InProject, current: Gateway, configuration: GatewayConfiguration) -> None:
     async with ctx.database.transaction() as session:
         row = await session.get_one(GatewayRow, current.id)
-        row.configuration = dump_json(configuration)
+        row.configuration = dump_json(new_gateways.without_keys(configuration))
         if configuration.domain != current.configuration.domain:
             row.wildcard_domain = _wildcard(configuration.domain)
         if configuration.default is True:
@@ -108,18 +107,25 @@ async def _update(ctx: Context, at: InProject, current: Gateway, configuration: 
 
 
 async def create_gateway(ctx: Context, at: InProject, configuration: GatewayConfiguration) -> Gateway:
-    """Raises ResourceExists, BackendNotAvailable."""
-    _check_name(configuration)
-    if await _find_current(ctx, at, configuration.name) is not None:
-        raise ResourceExists(f"Gateway {configuration.name!r} exists in project {at.project.name!r} already")
-    return _create(at, configuration)
+    """Submits a gateway; whether it comes up shows later, as its status. Raises ResourceExists, InvalidRequest,
+    BackendNotAvailable."""
+    new_gateways.check_name(configuration)
+    async with ctx.database.transaction() as session:
+        row = await new_gateways.add(ctx, session, at, configuration)
+        row.wildcard_domain = _wildcard(configuration.domain)
+        name = row.name
+        if await _becomes_default(session, at, configuration):
+            await _make_default(session, at, row.id)
+        await _record(session, at, row, "Gateway created")
+    return await get_gateway(ctx, at, name)
 
 
-def _create(at: InProject, configuration: GatewayConfiguration) -> Gateway:
-    raise BackendNotAvailable(
-        f"Project {at.project.name!r} has no backend {configuration.backend.value!r} that makes gateways; "
-        "without one, services are published by the server itself"
-    )
+async def _becomes_default(session: AsyncSession, at: InProject, configuration: GatewayConfiguration) -> bool:
+    """The first one does, unless its file says otherwise."""
+    if configuration.default is not None:
+        return configuration.default
+    known = await session.scalar(select(ProjectRow.default_gateway_id).where(ProjectRow.id == at.project.id))
+    return known is None
 
 
 async def delete_gateways(ctx: Context, at: InProject, names: Iterable[str]) -> None:
@@ -196,11 +202,3 @@ def _found(at: InProject, name: str, row: RowMapping | None) -> RowMapping:
     if row is None:
         raise ResourceNotExists(f"Gateway {name!r} does not exist in project {at.project.name!r}")
     return row
-
-
-def _check_name(configuration: GatewayConfiguration) -> None:
-    try:
-        if configuration.name is not None:
-            check_resource_name(configuration.name, "gateway")
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from None

@@ -30,11 +30,11 @@ from dstack.server.db.locks import one_at_a_time
 from dstack.server.db.queries import runs as queries
 from dstack.server.db.queries import volumes as volume_queries
 from dstack.server.db.tables import FileArchiveRow, JobRow, RepoRow, RunRow, UserRow
-from dstack.server.operations import offers, run_answers, runs
+from dstack.server.operations import offers, run_answers, runs, service_gateways
 from dstack.server.operations.context import Context, InProject
 from dstack.server.operations.repos import find as find_repo
 from dstack.server.operations.run_checks import check_run
-from dstack.server.planning.new_run import job_values, service_spec
+from dstack.server.planning.new_run import OnGateway, job_values, service_spec
 from dstack.server.planning.offers import View
 from dstack.server.planning.replicas import same_jobs
 from dstack.server.planning.volumes import mounts_of
@@ -106,7 +106,7 @@ async def _effective(ctx: Context, session: AsyncSession, at: InProject, spec: R
     check_run(effective, ctx.settings)
     configuration = effective.configuration
     if isinstance(configuration, ServiceConfiguration):
-        _check_gateway(ctx, configuration)
+        await service_gateways.choose(session, at, configuration, ctx.settings)
     await _check_volumes(ctx, session, at, effective)
     return effective
 
@@ -122,16 +122,6 @@ async def _check_volumes(ctx: Context, session: AsyncSession, at: InProject, spe
             unknown = next((name for name in mount.names if name not in known), None)
             if unknown is not None:
                 raise ResourceNotExists(f"Volume {unknown!r} does not exist in project {at.project.name!r}")
-
-
-def _check_gateway(ctx: Context, configuration: ServiceConfiguration) -> None:
-    if configuration.gateway not in (None, False):
-        named = "" if configuration.gateway is True else f" {configuration.gateway}"
-        raise ResourceNotExists(
-            f"The project has no gateway{named}; leave out `gateway`, and the server publishes the service itself"
-        )
-    if ctx.settings.forbid_services_without_gateway:
-        raise InvalidRequest("This server publishes services through gateways only, and the project has none")
 
 
 def _replica_counts(spec: RunSpec) -> list[tuple[str | None, int]]:
@@ -222,7 +212,10 @@ async def _submit(ctx: Context, session: AsyncSession, at: InProject, spec: RunS
         )
     await _check_archives(session, at, spec)
     repo = await _ensure_repo(session, at, spec)
-    session.add(_run_row(at, new, repo.id))
+    configuration, gateway = spec.configuration, None
+    if isinstance(configuration, ServiceConfiguration):
+        gateway = await service_gateways.choose(session, at, configuration, ctx.settings)
+    session.add(_run_row(at, new, repo.id, gateway))
     await session.flush()
     targets = [events.Target("run", new.id, name, at.project.id)]
     if not _is_scheduled(spec):
@@ -244,8 +237,8 @@ def _is_scheduled(spec: RunSpec) -> bool:
     return merge_profile(spec).schedule is not None
 
 
-def _run_row(at: InProject, new: _NewRun, repo_id: UUID) -> RunRow:
-    service = service_spec(new.spec, project_name=at.project.name, run_name=new.name)
+def _run_row(at: InProject, new: _NewRun, repo_id: UUID, gateway: OnGateway | None) -> RunRow:
+    service = service_spec(new.spec, project_name=at.project.name, run_name=new.name, gateway=gateway)
     replicas = sum(count for _, count in _replica_counts(new.spec))
     schedule = merge_profile(new.spec).schedule
     waits = schedule is not None or replicas == 0
@@ -260,6 +253,7 @@ def _run_row(at: InProject, new: _NewRun, repo_id: UUID) -> RunRow:
         status=(RunStatus.PENDING if waits else RunStatus.SUBMITTED).value,
         run_spec=dump_json(new.spec),
         service_spec=None if service is None else dump_json(service),
+        gateway_id=None if gateway is None else gateway.id,
         priority=new.spec.configuration.priority or 0,
         desired_replica_count=replicas,
         next_triggered_at=next_trigger(schedule.cron, new.now) if schedule is not None else None,

@@ -31,15 +31,20 @@ def check(configuration: FleetConfiguration, ssh: SSHParams) -> None:
     """Raises InvalidRequest with what is wrong, for the first host that it is wrong of."""
     if configuration.nodes is not None:
         raise InvalidRequest("A fleet has either `nodes` or `ssh_config`, not both")
-    if not ssh.hosts:
-        raise InvalidRequest("`ssh_config.hosts` is empty; name at least one host")
-    if len(hosts_by_name(ssh)) < len(ssh.hosts):
-        raise InvalidRequest("`ssh_config.hosts` names a host twice; each may be there once")
+    check_hosts(ssh)
     addresses = [host.internal_ip for host in hosts_by_name(ssh).values() if host.internal_ip is not None]
     if addresses and ssh.network is not None:
         raise InvalidRequest("Give either `network` or an `internal_ip` for each host, not both")
     if addresses and len(addresses) < len(ssh.hosts):
         raise InvalidRequest("Give `internal_ip` for all hosts or for none")
+
+
+def check_hosts(ssh: SSHParams) -> None:
+    """Each is named once, and can be logged in to by what is given. Raises InvalidRequest."""
+    if not ssh.hosts:
+        raise InvalidRequest("`ssh_config.hosts` is empty; name at least one host")
+    if len(hosts_by_name(ssh)) < len(ssh.hosts):
+        raise InvalidRequest("`ssh_config.hosts` names a host twice; each may be there once")
     for host in hosts_by_name(ssh).values():
         _check_host(host, ssh)
 
@@ -63,15 +68,18 @@ def without_keys(spec: FleetSpec) -> FleetSpec:
     ssh = spec.configuration.ssh_config
     if ssh is None:
         return spec
-    shown = ssh.model_copy(
+    configuration = spec.configuration.model_copy(update={"ssh_config": params_without_keys(ssh)})
+    return spec.model_copy(update={"configuration": configuration})
+
+
+def params_without_keys(ssh: SSHParams) -> SSHParams:
+    return ssh.model_copy(
         update={
             "ssh_key": None,
             "proxy_jump": _jump_without_key(ssh.proxy_jump),
             "hosts": [_host_without_key(host) for host in ssh.hosts],
         }
     )
-    configuration = spec.configuration.model_copy(update={"ssh_config": shown})
-    return spec.model_copy(update={"configuration": configuration})
 
 
 def _host_without_key(host: SSHHostParams | str) -> SSHHostParams | str:

@@ -26,6 +26,9 @@ class Kind(str, enum.Enum):
     INSTANCE = "instance"
     FLEET = "fleet"
     VOLUME = "volume"
+    GATEWAY = "gateway"
+    GATEWAY_REPLICA = "gateway_replica"
+    """One machine of a gateway."""
     PLACEMENT = "placement"
     """One per project: which waiting job gets which capacity, in one queue by (priority, age)."""
 

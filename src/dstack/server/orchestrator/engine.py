@@ -21,6 +21,7 @@ from uuid import UUID
 from sqlalchemy import Table
 
 from dstack.core.fleets import FleetStatus
+from dstack.core.gateways import GatewayReplicaStatus, GatewayStatus
 from dstack.core.instances import InstanceStatus
 from dstack.core.jobs import JobStatus
 from dstack.core.runs import RunStatus
@@ -30,7 +31,16 @@ from dstack.server.clock import Clock
 from dstack.server.db.engine import Database
 from dstack.server.db.errors import DatabaseError
 from dstack.server.db.queries import reconciled
-from dstack.server.db.tables import FleetRow, InstanceRow, JobRow, ProjectRow, RunRow, VolumeRow
+from dstack.server.db.tables import (
+    FleetRow,
+    GatewayReplicaRow,
+    GatewayRow,
+    InstanceRow,
+    JobRow,
+    ProjectRow,
+    RunRow,
+    VolumeRow,
+)
 from dstack.server.orchestrator import crash_points, metrics
 from dstack.server.orchestrator.decision import Key, Kind, Outcome, ResourceKind
 from dstack.server.orchestrator.leases import LEASE_SECONDS, Busy, Leases
@@ -45,6 +55,8 @@ ROWS = {
     Kind.INSTANCE: InstanceRow,
     Kind.FLEET: FleetRow,
     Kind.VOLUME: VolumeRow,
+    Kind.GATEWAY: GatewayRow,
+    Kind.GATEWAY_REPLICA: GatewayReplicaRow,
     Kind.PLACEMENT: ProjectRow,
 }
 UNFINISHED: Mapping[Kind, tuple[str, ...]] = {
@@ -53,6 +65,8 @@ UNFINISHED: Mapping[Kind, tuple[str, ...]] = {
     Kind.INSTANCE: tuple(status.value for status in InstanceStatus if not status.is_finished()),
     Kind.FLEET: tuple(status.value for status in FleetStatus if not status.is_finished()),
     Kind.VOLUME: tuple(status.value for status in VolumeStatus),
+    Kind.GATEWAY: tuple(status.value for status in GatewayStatus),
+    Kind.GATEWAY_REPLICA: tuple(status.value for status in GatewayReplicaStatus if not status.is_finished()),
     Kind.PLACEMENT: ("active",),
 }
 

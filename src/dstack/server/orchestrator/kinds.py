@@ -7,6 +7,8 @@ from typing import Any
 from dstack.core.images import Images
 from dstack.server.orchestrator.decision import ResourceKind
 from dstack.server.orchestrator.fleets import snapshot as fleets
+from dstack.server.orchestrator.gateway_replicas import snapshot as gateway_replicas
+from dstack.server.orchestrator.gateways import snapshot as gateways
 from dstack.server.orchestrator.instances import snapshot as instances
 from dstack.server.orchestrator.jobs import snapshot as jobs
 from dstack.server.orchestrator.placement import snapshot as placement
@@ -23,4 +25,6 @@ def kinds(images: Images) -> tuple[ResourceKind[Any], ...]:
         instances.KIND,
         fleets.KIND,
         volumes.KIND,
+        gateways.KIND,
+        gateway_replicas.KIND,
     )

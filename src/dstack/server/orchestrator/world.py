@@ -62,6 +62,15 @@ class SSHHosts(Protocol):
     async def remove(self, instance_id: UUID) -> None: ...
 
 
+class GatewayHosts(Protocol):
+    """The part of `gateways.hosts.GatewayHosts` that the effects use, by the id of the gateway's replica. Raises
+    HostError."""
+
+    async def install(self, replica_id: UUID) -> str: ...
+
+    async def uninstall(self, replica_id: UUID) -> None: ...
+
+
 class Agent(Protocol):
     """The part of `hosts.agent_client.AgentClient` that the effects use. Raises HostError, AgentError."""
 
@@ -91,6 +100,7 @@ class World:
     backends: Backends
     agents: Agents
     ssh_hosts: SSHHosts
+    gateway_hosts: GatewayHosts
     log_store: LogStore
     encryption: Encryption
     images: Images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -44,17 +45,32 @@ def job_values(
     ]
 
 
-def service_spec(run_spec: RunSpec, *, project_name: str, run_name: str) -> ServiceSpec | None:
-    """Where a service without a gateway is called (reference: proxy, section 2); None for other runs."""
+@dataclass(frozen=True)
+class OnGateway:
+    """The gateway that publishes a service, as `<run>.<domain>`."""
+
+    id: UUID
+    domain: str
+    https: bool
+
+    def url(self, name: str) -> str:
+        """Of a service, or of `gateway`, where the models are."""
+        return f"{'https' if self.https else 'http'}://{name.lower()}.{self.domain}"
+
+
+def service_spec(
+    run_spec: RunSpec, *, project_name: str, run_name: str, gateway: OnGateway | None = None
+) -> ServiceSpec | None:
+    """Where a service is called (reference: proxy, section 2); None for other runs."""
     configuration = run_spec.configuration
     if not isinstance(configuration, ServiceConfiguration):
         return None
-    url = f"/proxy/services/{project_name}/{run_name}/"
+    url = gateway.url(run_name) if gateway is not None else f"/proxy/services/{project_name}/{run_name}/"
     model = configuration.model
     if model is None:
         return ServiceSpec(url=url)
-    base_url = f"/proxy/models/{project_name}/"
+    base_url = gateway.url("gateway") if gateway is not None else f"/proxy/models/{project_name}/"
     if isinstance(model, OpenAIChatModel):
-        base_url = (url + model.prefix.strip("/")).rstrip("/")
+        base_url = f"{url.rstrip('/')}/{model.prefix.strip('/')}".rstrip("/")
     shown = ServiceModelSpec(name=model.name, base_url=base_url, type=model.type)
     return ServiceSpec(url=url, model=shown, options={"openai": {"model": model.model_dump(mode="json")}})

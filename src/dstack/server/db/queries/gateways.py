@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
 
+from dstack.core.gateways import GatewayReplicaStatus
 from dstack.server.db.queries import sharing
-from dstack.server.db.tables import GatewayReplicaRow, GatewayRow, ProjectRow
+from dstack.server.db.tables import GatewayReplicaRow, GatewayRow, ProjectRow, RunRow
+from dstack.server.db.tables.runs import RUN_IS_ACTIVE
 
 
 def _gateways() -> Select[Unpack[tuple[Any, ...]]]:
@@ -48,3 +51,36 @@ async def list_replicas(session: AsyncSession, gateway_ids: Sequence[UUID]) -> d
     for row in await session.scalars(query):
         found[row.gateway_id].append(row)
     return found
+
+
+async def list_published(session: AsyncSession, gateway_id: UUID) -> Sequence[Row[Unpack[tuple[Any, ...]]]]:
+    """The services on a gateway that are not over, with the names of their projects."""
+    query = (
+        select(
+            RunRow.id, RunRow.project_id, RunRow.run_name, RunRow.run_spec, RunRow.service_spec,
+            RunRow.gateway_error, ProjectRow.name.label("project_name"),
+        )
+        .join(ProjectRow, ProjectRow.id == RunRow.project_id)
+        .where(RunRow.gateway_id == gateway_id, RunRow.service_spec.is_not(None), RUN_IS_ACTIVE)
+        .order_by(RunRow.submitted_at, RunRow.id)
+    )  # fmt: skip
+    return (await session.execute(query)).all()
+
+
+@dataclass(frozen=True)
+class RunningReplica:
+    """A machine of a gateway to be connected to."""
+
+    id: UUID
+    gateway_id: UUID
+
+
+async def list_running_replicas(session: AsyncSession) -> list[RunningReplica]:
+    """Of all gateways that are not to be deleted."""
+    query = (
+        select(GatewayReplicaRow.id, GatewayReplicaRow.gateway_id)
+        .join(GatewayRow, GatewayRow.id == GatewayReplicaRow.gateway_id)
+        .where(GatewayReplicaRow.status == GatewayReplicaStatus.RUNNING.value)
+        .where(GatewayReplicaRow.ssh_target.is_not(None), GatewayRow.delete_requested.is_(False))
+    )
+    return [RunningReplica(*row) for row in await session.execute(query)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import Index, String
+from sqlalchemy import Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dstack.server.db.tables.base import Reconciled, Row, references
@@ -24,6 +24,7 @@ class GatewayRow(Reconciled, Row):
     hostname: Mapped[str | None]
     """Of the load balancer, or of the only machine."""
     status_message: Mapped[str | None]
+    """Why it failed."""
     delete_requested: Mapped[bool] = mapped_column(default=False)
     deleted: Mapped[bool] = mapped_column(default=False)
 
@@ -38,3 +39,16 @@ class GatewayReplicaRow(Reconciled, Row):
     region: Mapped[str | None] = mapped_column(String(100))
     hostname: Mapped[str | None]
     status_message: Mapped[str | None]
+    """Why it ended, or what stands in its way."""
+    ssh_target: Mapped[str | None]
+    """Encrypted (`gateway_replicas.ssh_target`): `hosts.ssh.target.SSHTarget` of a host that was there already."""
+    host_key: Mapped[str | None]
+    """The key that the host has shown at first contact, pinned."""
+    jump_host_key: Mapped[str | None]
+    """The same of the host on the way to it."""
+    installed_version: Mapped[str | None]
+    """Of the gateway app that has answered there; None: not installed yet."""
+    failure: Mapped[str | None]
+    """Why the gateway cannot be installed there."""
+    is_gone: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Nothing of the gateway is left there."""

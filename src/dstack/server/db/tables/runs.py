@@ -37,6 +37,10 @@ class RunRow(Reconciled, Row):
     user_id: Mapped[uuid.UUID] = mapped_column(references("users.id"))
     repo_id: Mapped[uuid.UUID | None] = mapped_column(references("repos.id"))
     fleet_id: Mapped[uuid.UUID | None] = mapped_column(references("fleets.id"))
+    gateway_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    """Services that a gateway publishes; it may be gone by now."""
+    gateway_error: Mapped[str | None]
+    """Why no machine of the gateway publishes it."""
     run_name: Mapped[str] = mapped_column(String(100))
     submitted_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]

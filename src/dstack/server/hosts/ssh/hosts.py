@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from dstack.backends.base import InstanceAddress
-from dstack.core.errors import Unreachable
+from dstack.core.errors import HostUnfit, Unreachable
 from dstack.server.db.engine import Database
 from dstack.server.db.tables import InstanceRow
 from dstack.server.encryption import Encryption
@@ -126,6 +127,16 @@ class SSHHosts:
             self._let_end(connection, channel)
             transport: asyncio.WriteTransport = session.transport
             return transport
+
+    async def run(self, instance_id: UUID, script: str) -> None:
+        """Runs a script of the shell there, and first on the host that the way leads through. Raises HostError."""
+        connection = await self._connect(instance_id)
+        for hop in (connection.get_extra_info("dstack_tunnel"), connection):
+            if hop is not None:
+                async with connecting.translated(await self.target(instance_id)):
+                    done = await hop.run(f"exec /bin/sh -c {shlex.quote(script)}")
+                if done.exit_status:
+                    raise HostUnfit(f"A command failed on the host: {str(done.stderr).strip()[-300:]}")
 
     @asynccontextmanager
     async def _channel(self, instance_id: UUID, nobody: str) -> AsyncIterator[asyncssh.SSHClientConnection]:

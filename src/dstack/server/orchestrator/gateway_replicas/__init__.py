@@ -1,0 +1,1 @@
+"""Kind `gateway_replicas`: `rules` (pure), `snapshot` (what is known), `effects` (what is done)."""
