@@ -30,6 +30,9 @@ class ProxyDependencies:
     """None: services without a replica are not started."""
     max_body_bytes: int = 0
     """Of a request; 0: no limit."""
+    client_timeout: float = 60.0
+    """Seconds in which a request's head must be whole, and in which a client whose connection ends takes some
+    of what is left for it."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Whose `X-Forwarded-*` headers count. Default: nobody's."""
 

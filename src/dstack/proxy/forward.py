@@ -69,9 +69,9 @@ class Exchange:
 
     __slots__ = (
         "_aim", "_began", "_client", "_deps", "_early", "_has_repeated", "_hop", "_is_request_sent",
-        "_is_spoilt", "_is_tunnel", "_kept", "_left", "_path", "_pending", "_prefix", "_project", "_reader",
-        "_received", "_request", "_request_bytes", "_response", "_run", "_service", "_started", "_task",
-        "_upstream", "_usage",
+        "_is_spoilt", "_is_tunnel", "_is_untaken", "_kept", "_left", "_path", "_pending", "_prefix", "_project",
+        "_reader", "_received", "_request", "_request_bytes", "_response", "_run", "_service", "_started",
+        "_task", "_upstream", "_usage",
         "is_ready",
     )  # fmt: skip
 
@@ -103,6 +103,8 @@ class Exchange:
         """Bytes of a chunked body, where they are limited."""
         self._is_spoilt = False
         """The replica sent more than its answer: the connection can't be used again."""
+        self._is_untaken = False
+        """The replica takes no more of the request's body now."""
         self._kept: bytearray | None = None
         """What of the body went into a tunnel's new connection; None: nothing, or too much."""
         self._has_repeated = False
@@ -319,6 +321,7 @@ class Exchange:
                 self._kept = None
 
     def on_replica_writable(self, *, is_writable: bool) -> None:
+        self._is_untaken = not is_writable
         self._client.hold_reading(is_held=not is_writable)
 
     def on_client_writable(self, *, is_writable: bool) -> None:
@@ -522,14 +525,20 @@ class Exchange:
             self._client.cut(hard=is_delimited_by_close)
         elif isinstance(error, BodyTooLarge):
             self._refuse(413, str(error))
-        elif isinstance(error, ReplicaTimeout) and self.is_ready and not self._is_request_sent:
+        elif self._is_missing_body(error):
             self._refuse(408, "The request's body did not arrive in time")
         elif isinstance(error, ReplicaTimeout):
-            text = f"Service {self._run} did not answer within {self._deps.pool.timeout:g} s"
+            lacks = "take the request" if self._is_untaken else "answer"
+            text = f"Service {self._run} did not {lacks} within {self._deps.pool.timeout:g} s"
             self._refuse(504, text)
         else:
             reason = str(error) if isinstance(error, BadMessage) else "its replica can't be reached or went away"
             self._refuse(502, f"Service {self._run}: {reason}")
+
+    def _is_missing_body(self, error: Exception | None) -> bool:
+        """It is the client that keeps the replica waiting, not the other way round."""
+        has_more = self.is_ready and not self._is_request_sent and not self._is_untaken
+        return has_more and isinstance(error, ReplicaTimeout)
 
     def _finish(self) -> None:
         upstream, response = self._upstream, self._response

@@ -28,8 +28,6 @@ from dstack.proxy.repeated import RequestHeads
 SERVICES = b"/proxy/services/"
 CUT = "dstack.cut"
 """ASGI extension: `cut(hard=…)` ends the connection, so that an answer is seen to be half."""
-HEAD_TIMEOUT = 60.0
-"""Seconds in which a request's head must be whole."""
 DISCARD_TIMEOUT = 5.0
 """Seconds in which the rest of a refused request's body may still come."""
 
@@ -78,6 +76,8 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         self._is_pumping = False
         self._is_held = False
         self._quiet_since = 0.0
+        self._untaken = 0
+        """Bytes that the client had still to take when its closing connection was last looked at."""
         self._quiet_timer: asyncio.TimerHandle | None = None
         self._hop = Hop(b"", b"http", False)
         self._heads = RequestHeads()
@@ -136,20 +136,30 @@ class ProxyHttpProtocol(HttpToolsProtocol):
         quiet_seconds = self.loop.time() - self._quiet_since
         limit = self._quiet_limit()
         if limit is not None and quiet_seconds >= limit:
-            self._quiet_timer = None
-            if self._state is _State.IDLE and self._buffer:
-                self._refuse(BadMessage("The request's head did not arrive in time", 408))
-            else:
-                self._close()
-            return
+            self._end_quiet()
+            limit, quiet_seconds = self._quiet_limit(), 0.0
         wait = self.timeout_keep_alive if limit is None else limit - quiet_seconds
         self._quiet_timer = self.loop.call_later(max(wait, 0.01), self._check_quiet)
 
     def _quiet_limit(self) -> float | None:
         """In seconds; None while a request is at work."""
         if self._state is _State.IDLE:
-            return HEAD_TIMEOUT if self._buffer else float(self.timeout_keep_alive)
-        return DISCARD_TIMEOUT if self._state in (_State.DISCARDING, _State.CLOSING) else None
+            return self.dependencies.client_timeout if self._buffer else float(self.timeout_keep_alive)
+        if self._state is _State.CLOSING:
+            return self.dependencies.client_timeout
+        return DISCARD_TIMEOUT if self._state is _State.DISCARDING else None
+
+    def _end_quiet(self) -> None:
+        """A client that takes what is left for it may take its time; one that takes nothing is let go of."""
+        self._quiet_since = self.loop.time()
+        if self._state is _State.IDLE and self._buffer:
+            self._refuse(BadMessage("The request's head did not arrive in time", 408))
+        elif self._state is not _State.CLOSING:
+            self._close()
+        elif (untaken := self.transport.get_write_buffer_size()) != self._untaken:
+            self._untaken = untaken
+        else:
+            self.transport.abort()
 
     # Reading
 

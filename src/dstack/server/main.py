@@ -96,6 +96,9 @@ def _run_loop(settings: Settings) -> None:
         raise StartError("The server runs on Linux and macOS; on Windows use WSL 2")
     import uvloop  # noqa: PLC0415 - not there on Windows
 
+    from dstack.proxy.open_files import allow_many_open_files  # noqa: PLC0415 - as above
+
+    allow_many_open_files()
     uvloop.run(serve(settings))
 
 

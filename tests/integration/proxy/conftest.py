@@ -262,12 +262,17 @@ async def proxy(replica: Replica, ways: Ways | None) -> AsyncIterator[Proxy]:
 
 
 @asynccontextmanager
-async def serving(app: Any, deps: ProxyDependencies) -> AsyncIterator[int]:
+async def serving(app: Any, deps: ProxyDependencies, *, keep_alive_seconds: int = 5) -> AsyncIterator[int]:
     """An HTTP server with the proxy under it; its port."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http=make_http_protocol(deps), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        app,
+        http=make_http_protocol(deps),
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=keep_alive_seconds,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([sock]))
