@@ -44,9 +44,12 @@ def at_least(what: str, floor: float, measured: float, unit: str) -> Result:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path, **environment: str) -> Iterator[ServerProcess]:
-    """A healthy server on a home of its own; it and its agent end with the block."""
-    server = ServerProcess(folder / "home", env=environment)
+def running_server(folder: Path, *prefix: str, **environment: str) -> Iterator[ServerProcess]:
+    """A healthy server on a home of its own; it and its agent end with the block.
+
+    `prefix`: what it is started with.
+    """
+    server = ServerProcess(folder / "home", env=environment, prefix=prefix)
     try:
         yield server.start()
         server.stop()
@@ -84,6 +87,11 @@ def dstack(folder: Path, *arguments: str) -> str:
 def process_of(server: ServerProcess) -> psutil.Process:
     assert server.process is not None
     return psutil.Process(server.process.pid)
+
+
+def seconds_without_processor(process: psutil.Process) -> float:
+    """How long its first thread was ready to run so far while others had the processors."""
+    return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -27,6 +27,7 @@ from bench import (
     logs,
     many_hosts,
     many_runs,
+    proxy_load,
     proxying,
     server,
     ssh_door,
@@ -40,29 +41,34 @@ BENCHMARKS += [
     *many_runs.BENCHMARKS,
     *proxying.BENCHMARKS,
     *balancing.BENCHMARKS,
+    *proxy_load.BENCHMARKS,
     *ssh_door.BENCHMARKS,
     *attach.BENCHMARKS,
     *ssh_fleet.BENCHMARKS,
     *many_hosts.BENCHMARKS,
     *gateway.BENCHMARKS,
 ]
+ON_REQUEST: list[Benchmark] = [*proxy_load.ON_REQUEST]
+"""Only run where they are named."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description="Measures the budgets.")
-    parser.add_argument("names", nargs="*", help="benchmarks to run; all without any")
+    parser.add_argument("names", nargs="*", help="benchmarks to run; all but the long ones without any")
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{benchmark.__name__:24} {benchmark.__doc__}" for benchmark in BENCHMARKS))
+        print(
+            "\n".join(f"{benchmark.__name__:24} {benchmark.__doc__}" for benchmark in [*BENCHMARKS, *ON_REQUEST])
+        )
         return 0
-    known = {benchmark.__name__: benchmark for benchmark in BENCHMARKS}
+    known = {benchmark.__name__: benchmark for benchmark in [*BENCHMARKS, *ON_REQUEST]}
     unknown = [name for name in arguments.names if name not in known]
     if unknown:
         parser.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(known)}")
     results: list[Result] = []
     failed = False
-    for name in arguments.names or known:
+    for name in arguments.names or [benchmark.__name__ for benchmark in BENCHMARKS]:
         print(f"… {name}", file=sys.stderr, flush=True)
         try:
             with tempfile.TemporaryDirectory(prefix="dstack-bench-") as folder:
