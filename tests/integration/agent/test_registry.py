@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -43,25 +44,33 @@ def registry(docker_daemon: DockerDaemon, tmp_path: Path, free_port: int) -> Ite
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     image = f"127.0.0.1:{free_port}/team/busybox:1"
     try:
-        _push(docker_daemon, free_port, image, tmp_path / "docker-config")
+        _wait(process, free_port)
+        _push(docker_daemon, image, tmp_path / "docker-config")
         yield Registry(image, "alice", "s3cret", process)
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _push(daemon: DockerDaemon, port: int, image: str, config: Path) -> None:
-    for _ in range(500):
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+    """Until it refuses whoever gives no password."""
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5)
         except urllib.error.HTTPError:
-            break
+            return
         except OSError:
-            continue
+            time.sleep(0.05)
+    pytest.fail(f"docker-registry did not start (exit status {process.poll()})")
+
+
+def _push(daemon: DockerDaemon, image: str, config: Path) -> None:
+    registry = image.split("/", 1)[0]
     daemon.run("tag", daemon.image, image)
     environment = {**os.environ, "DOCKER_CONFIG": str(config)}
     docker = ["docker", "-H", f"unix://{daemon.socket}"]
-    login = [*docker, "login", "-u", "alice", "--password-stdin", f"127.0.0.1:{port}"]
+    login = [*docker, "login", "-u", "alice", "--password-stdin", registry]
     subprocess.run(login, input=b"s3cret", env=environment, check=True, capture_output=True)
     subprocess.run([*docker, "push", "-q", image], env=environment, check=True, capture_output=True)
     daemon.run("rmi", image)
