@@ -1,4 +1,4 @@
-"""Gateways by their rows: no backend of this server makes any, so that the tests do."""
+"""Gateways: what is asked for as rows, and which of them services are published by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.fixtures.api import Api
 from tests.fixtures.rows import EPOCH
 
@@ -130,3 +130,94 @@ async def test_a_name_that_is_taken(sqlite_api: Api) -> None:
         "project/main/gateways/create", {"configuration": {**CONFIGURATION, "name": "g1"}}
     )
     assert answer.json()["detail"][0]["code"] == "resource_exists"
+
+
+SSH = {"user": "root", "ssh_key": {"public": "", "private": "PRIVATE"}, "hosts": ["203.0.113.7"]}
+ON_HOST = {"type": "gateway", "name": "g1", "backend": "ssh", "domain": "*.example.com", "ssh_config": SSH}
+
+
+async def test_one_on_a_host_is_submitted_and_its_key_never_shown(api: Api) -> None:
+    made = await api.ok("project/main/gateways/create", {"configuration": ON_HOST})
+    assert (made["status"], made["backend"], made["hostname"]) == ("submitted", "remote", "203.0.113.7")
+    assert (made["default"], made["wildcard_domain"]) == (True, "*.example.com")
+    assert [(one["hostname"], one["status"]) for one in made["replicas"]] == [("203.0.113.7", "submitted")]
+    assert "PRIVATE" not in str(await api.ok("project/main/gateways/list"))
+    plan = await api.ok("project/main/gateways/get_plan", {"spec": {"configuration": ON_HOST}})
+    assert (plan["action"], "PRIVATE" in str(plan["effective_spec"])) == ("update", False)
+    async with api.context.database.session() as session:
+        row = (await session.scalars(select(GatewayReplicaRow))).one()
+    assert "PRIVATE" in api.context.encryption.decrypt(
+        row.ssh_target or "", f"gateway_replicas.ssh_target:{row.id}"
+    )
+    again = await api.post("project/main/gateways/create", {"configuration": {**ON_HOST, "name": "g2"}})
+    assert "carries gateway 'g1' already" in again.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ssh_config": None}, "belong together"),
+        ({"replicas": 2}, "leave out 'replicas'"),
+        ({"ssh_config": {**SSH, "hosts": []}}, "name at least one host"),
+        ({"ssh_config": {**SSH, "ssh_key": None}}, "no private key"),
+        ({"ssh_config": {**SSH, "hosts": ["a", "b"]}}, "certificate: null"),
+        ({"certificate": {"type": "acm", "arn": "x"}}, "need a load balancer"),
+        ({"load_balancer": {"type": "alb"}}, "there is no `load_balancer`"),
+    ],
+)
+async def test_what_cannot_be_made(sqlite_api: Api, changes: dict[str, Any], told: str) -> None:
+    answer = await sqlite_api.post("project/main/gateways/create", {"configuration": {**ON_HOST, **changes}})
+    assert (answer.status_code in (400, 422), told in answer.text) == (True, True), answer.text
+
+
+async def publish(api: Api, **changes: Any) -> Any:
+    configuration = {"type": "service", "commands": ["serve"], "port": 80, **changes}
+    spec = {"run_name": "llm", "configuration": configuration}
+    return await api.post("project/main/runs/apply", {"plan": {"run_spec": spec}, "force": False})
+
+
+@pytest.mark.parametrize(
+    ("domain", "certificate", "changes", "url", "base_url"),
+    [
+        ("*.example.com", None, {}, "http://llm.example.com", "http://llm.example.com/v1"),
+        ("a.b", {"type": "lets-encrypt"}, {"https": "auto"}, "https://llm.a.b", "https://llm.a.b/v1"),
+        ("a.b", {"type": "lets-encrypt"}, {"https": False}, "http://llm.a.b", "http://llm.a.b/v1"),
+        ("*.${{ run.project_name }}.b", None, {}, "http://llm.main.b", "http://llm.main.b/v1"),
+        ("a.b", None, {"gateway": False}, "/proxy/services/main/llm/", "/proxy/services/main/llm/v1"),
+    ],
+)
+async def test_the_address_of_a_service(
+    sqlite_api: Api, domain: str, certificate: Any, changes: dict[str, Any], url: str, base_url: str
+) -> None:
+    await running(sqlite_api, domain=domain, certificate=certificate)
+    run = (await publish(sqlite_api, model="m", **changes)).json()
+    assert (run["service"]["url"], run["service"]["model"]["base_url"]) == (url, base_url)
+
+
+async def running(api: Api, **changes: Any) -> None:
+    await api.ok("project/main/gateways/create", {"configuration": {**ON_HOST, **changes}})
+    async with api.context.database.transaction() as session:
+        await session.execute(update(GatewayRow).values(status="running"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "service", "told"),
+    [
+        ({"domain": None}, {}, "has no domain"),
+        ({"certificate": None}, {"https": True}, "has no certificate"),
+        ({"default": False}, {"gateway": True}, "no default gateway"),
+        ({}, {"gateway": "other"}, "'other' does not exist"),
+        ({"domain": "*.${{ run.x }}.b"}, {}, "cannot be filled in"),
+    ],
+)
+async def test_services_that_cannot_be_published(
+    sqlite_api: Api, changes: dict[str, Any], service: dict[str, Any], told: str
+) -> None:
+    await running(sqlite_api, **changes)
+    answer = await publish(sqlite_api, **service)
+    assert (answer.status_code, told in answer.text) == (400, True), answer.text
+
+
+async def test_a_gateway_that_does_not_run_yet_publishes_nothing(sqlite_api: Api) -> None:
+    await sqlite_api.ok("project/main/gateways/create", {"configuration": ON_HOST})
+    assert "does not run: it is submitted" in (await publish(sqlite_api)).text

@@ -95,6 +95,9 @@ def test_services_on_a_gateway(cli: Cli, gateway_host: SystemdHost) -> None:
         server.post("/api/project/main/runs/stop", {"runs_names": [name], "abort": False})
         server.wait_run(name, "terminated")
     wait_for("both to be gone", lambda: {ask(host, name)[0] for name in ("near", "far")} == {404})
+    assert "restrict,port-forwarding" in host.run("cat ~ubuntu/.ssh/authorized_keys")
+    server.post("/api/project/main/fleets/delete", {"names": ["onprem"]})
+    wait_for("its key to be gone", lambda: "restrict" not in host.run("cat ~ubuntu/.ssh/authorized_keys"))
     assert cli("gateway", "delete", "front", "-y")[0] == 0
     wait_for("the gateway to be gone", lambda: not server.post("/api/project/main/gateways/list", {}))
     left = host.run("ls -A /etc/nginx/sites-enabled /home/ubuntu /run | grep -i dstack; ls /etc/systemd/system")

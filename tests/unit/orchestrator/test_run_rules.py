@@ -61,6 +61,7 @@ TABLE: list[tuple[str, RunSnapshot, S, R | None]] = [
     ("none placed", run(job(J.SUBMITTED), status=S.SUBMITTED), S.SUBMITTED, None),
     ("all done", run(job(J.TERMINATING, DONE), job(J.DONE, DONE, num=1)), S.TERMINATING, R.ALL_JOBS_DONE),
     ("to retry", run(job(J.FAILED, FAILED, retry=RETRY, last_provisioned_at=NOW)), S.PENDING, None),
+    ("on no gateway", run(job(J.RUNNING), gateway_error="no DNS"), S.TERMINATING, R.GATEWAY_ERROR),
     ("stopped", run(job(J.RUNNING), stop_requested=R.STOPPED_BY_USER), S.TERMINATING, R.STOPPED_BY_USER),
     (
         "stopped while pending",

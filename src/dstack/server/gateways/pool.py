@@ -25,6 +25,8 @@ class GatewayPool:
     def __init__(self, shared: Keeping) -> None:
         self._shared = shared
         self._keepers: dict[UUID, tuple[GatewayKeeper, asyncio.Task[None]]] = {}
+        self._told: set[UUID] = set()
+        """Runs whose gateway refuses them, which is on record."""
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._deaf: Callable[[], None] = lambda: None
@@ -54,12 +56,28 @@ class GatewayPool:
             self._changed.clear()
             try:
                 async with self._shared.database.session() as session:
-                    self._apply(await queries.list_running_replicas(session))
+                    wanted = await queries.list_running_replicas(session)
+                self._apply(wanted)
+                await self._tell_failures(wanted)
             except DstackError as error:
                 logger.warning("gateways: %s", error.detail)
             except Exception:
                 logger.exception("gateways: a look at them failed")
             await clock.happens_within(self._changed, LOOK_EVERY_S)
+
+    async def _tell_failures(self, replicas: list[queries.RunningReplica]) -> None:
+        """Of services that no machine of their gateway publishes: their runs end with that."""
+        failed: dict[UUID, str] = {}
+        for gateway_id in {replica.gateway_id for replica in replicas}:
+            of_each = [self._keepers[one.id][0].failures for one in replicas if one.gateway_id == gateway_id]
+            first = of_each[0] or {}
+            failed |= {run: why for run, why in first.items() if all(other and run in other for other in of_each)}
+        new = {run_id: why for run_id, why in failed.items() if run_id not in self._told}
+        self._told = set(failed)
+        if new:
+            async with self._shared.database.transaction() as session:
+                await queries.set_gateway_errors(session, new)
+            self._shared.database.wakeups.publish(f"run:{run_id}" for run_id in new)
 
     def _apply(self, wanted: list[queries.RunningReplica]) -> None:
         ids = {replica.id for replica in wanted}

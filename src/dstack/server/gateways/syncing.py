@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,8 @@ from dstack.server.hosts.replicas import parse_remote
 
 logger = logging.getLogger(__name__)
 
+REGISTER_TRIES = 3
+"""So many refusals in a row are believed."""
 AT_ONCE = 8
 """Services that are changed at the same time."""
 
@@ -31,8 +34,9 @@ class GatewaySync:
         self._sent: dict[UUID, Mapping[str, Any]] = {}
         self._entrypoints: set[Entrypoint] = set()
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._failed: Counter[UUID] = Counter()
         self.failures: dict[UUID, str] = {}
-        """Why services are not published, by run."""
+        """Why services are not published, though it was tried a few times, by run."""
 
     async def sync(self, wanted: Sequence[WantedService]) -> None:
         """Raises Unreachable when the gateway cannot be talked to; what it refuses is in `failures`."""
@@ -45,24 +49,35 @@ class GatewaySync:
         await self._forwards.close_all_but({job_id for service in wanted for job_id in service.replicas})
         active = {service.run_id for service in wanted}
         self._sent = {run_id: body for run_id, body in self._sent.items() if run_id in active}
-        self.failures = {run_id: why for run_id, why in self.failures.items() if run_id in active}
+        self._forget(self._failed.keys() - active)
 
     async def _sync_service(self, service: WantedService, listed: Registered | None) -> None:
         known = listed if listed is not None and listed.id == str(service.run_id) else None
         async with self._at_once:
             try:
                 await self._register(service, is_known=known is not None)
-                self.failures.pop(service.run_id, None)
+                self._forget({service.run_id})
             except GatewayRefused as error:
                 logger.warning("gateway %s: %s: %s", self._name, service.run, error)
-                self.failures[service.run_id] = str(error)
-                return
+                if known is None:
+                    self._count_failure(service.run_id, str(error))
+                    return
             await self._register_entrypoint(service.entrypoint)
             there = known.replicas if known is not None else frozenset()
             for job_id, address in service.replicas.items():
                 await self._ensure_replica(service, job_id, address, is_there=job_id in there)
             for job_id in there - service.replicas.keys():
                 await self._drop_replica(service, job_id)
+
+    def _count_failure(self, run_id: UUID, why: str) -> None:
+        self._failed[run_id] += 1
+        if self._failed[run_id] >= REGISTER_TRIES:
+            self.failures[run_id] = why
+
+    def _forget(self, run_ids: Iterable[UUID]) -> None:
+        for run_id in list(run_ids):
+            self._failed.pop(run_id, None)
+            self.failures.pop(run_id, None)
 
     async def _register(self, service: WantedService, *, is_known: bool) -> None:
         if is_known and self._sent.get(service.run_id) == service.body:

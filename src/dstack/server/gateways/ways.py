@@ -19,13 +19,12 @@ from dstack.server.encryption import Encryption
 from dstack.server.gateways.provisioning import RUNTIME_DIR, run
 from dstack.server.hosts.replicas import RemotePort, parse_remote
 from dstack.server.hosts.ssh import connecting
-from dstack.server.hosts.ssh.hosts import SSHHosts
+from dstack.server.hosts.ssh.hosts import PROJECT_KEY_COMMENT, SSHHosts
 from dstack.server.hosts.ssh.target import SSHTarget
 
 if TYPE_CHECKING:
     import asyncssh
 
-COMMENT = "dstack-project-"
 _AUTHORIZE = """\
 umask 077; mkdir -p ~/.ssh; touch ~/.ssh/authorized_keys
 grep -qF {key} ~/.ssh/authorized_keys || printf '\\n%s\\n' {line} >> ~/.ssh/authorized_keys
@@ -60,7 +59,7 @@ class ProjectKeys:
         """The host, and that before it, let the project's key in for forwarding. Raises HostError."""
         if (project_id, instance_id) not in self._authorized:
             words = (await self._pair(project_id))[1].split()
-            line = f"restrict,port-forwarding {words[0]} {words[1]} {COMMENT}{project_id}"
+            line = f"restrict,port-forwarding {words[0]} {words[1]} {PROJECT_KEY_COMMENT}{project_id}"
             script = _AUTHORIZE.format(key=shlex.quote(words[1]), line=shlex.quote(line))
             await self._hosts.run(instance_id, script)
             self._authorized.add((project_id, instance_id))

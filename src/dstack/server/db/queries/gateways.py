@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, or_, select
+from sqlalchemy import Row, Select, or_, select, update
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import Unpack
@@ -58,7 +58,7 @@ async def list_published(session: AsyncSession, gateway_id: UUID) -> Sequence[Ro
     query = (
         select(
             RunRow.id, RunRow.project_id, RunRow.run_name, RunRow.run_spec, RunRow.service_spec,
-            RunRow.gateway_error, ProjectRow.name.label("project_name"),
+            ProjectRow.name.label("project_name"),
         )
         .join(ProjectRow, ProjectRow.id == RunRow.project_id)
         .where(RunRow.gateway_id == gateway_id, RunRow.service_spec.is_not(None), RUN_IS_ACTIVE)
@@ -84,3 +84,9 @@ async def list_running_replicas(session: AsyncSession) -> list[RunningReplica]:
         .where(GatewayReplicaRow.ssh_target.is_not(None), GatewayRow.delete_requested.is_(False))
     )
     return [RunningReplica(*row) for row in await session.execute(query)]
+
+
+async def set_gateway_errors(session: AsyncSession, errors: Mapping[UUID, str]) -> None:
+    """Why runs are not published, by run."""
+    for run_id, why in errors.items():
+        await session.execute(update(RunRow).where(RunRow.id == run_id).values(gateway_error=why))

@@ -31,6 +31,8 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 DEPLOYS_AT_ONCE = 32
 COOL_DOWN_SECONDS = 3.0
 """For so long a failed attempt at a connection stands for all who want one."""
+PROJECT_KEY_COMMENT = "dstack-project-"
+"""Ends the lines of authorized_keys by which gateways reach replicas on the host, before the project's id."""
 logger = logging.getLogger(__name__)
 
 
@@ -85,6 +87,7 @@ class SSHHosts:
             target = await self.target(instance_id)
             connection = await self._log_in(instance_id, target)
             try:
+                await _forget_project_keys(connection, target)
                 await deploying.remove(connection, target, archive.content)
             finally:
                 connecting.close(connection)
@@ -246,6 +249,14 @@ class SSHHosts:
         await asyncio.gather(*self._own, return_exceptions=True)
         for instance_id in list(self._connections):
             await self._disconnect(instance_id)
+
+
+async def _forget_project_keys(connection: asyncssh.SSHClientConnection, target: SSHTarget) -> None:
+    """Gateways log in to the host no more."""
+    keys = "~/.ssh/authorized_keys"
+    script = f"[ ! -f {keys} ] || sed -i '/ {PROJECT_KEY_COMMENT}[0-9a-f-]*$/d' {keys}"
+    async with connecting.translated(target):
+        await connection.run(f"exec /bin/sh -c {shlex.quote(script)}")
 
 
 def _made(known: asyncio.Future[asyncssh.SSHClientConnection]) -> asyncssh.SSHClientConnection | None:

@@ -99,6 +99,8 @@ class RunSnapshot:
     """`stop_criteria: master-done`."""
     stop_requested: RunTerminationReason | None = None
     termination_reason: RunTerminationReason | None = None
+    gateway_error: str | None = None
+    """Why no machine of its gateway publishes the service."""
     resubmission_attempt: int = 0
     next_triggered_at: datetime | None = None
     schedule: tuple[str, ...] = ()

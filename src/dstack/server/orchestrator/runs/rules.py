@@ -225,6 +225,8 @@ def _decide_active(run: RunSnapshot, now: datetime) -> Decision[RunStatus]:
         return _terminate(run, R.JOB_FAILED)
     if C.LIMIT_EXCEEDED in found:
         return _terminate(run, R.RETRY_LIMIT_EXCEEDED)
+    if run.gateway_error is not None:
+        return replace(_terminate(run, R.GATEWAY_ERROR), message=run.gateway_error)
     if run.master_done_ends and any(c is C.DONE and job.job_num == 0 for job, c in said):
         return _terminate(run, R.ALL_JOBS_DONE)
     retried = tuple(sorted({job.replica_num for job, c in said if c is C.RETRY}))

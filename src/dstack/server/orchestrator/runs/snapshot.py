@@ -171,6 +171,7 @@ def _snapshot(
         master_done_ends=stop_criteria == StopCriteria.MASTER_DONE.value,
         stop_requested=_reason(run.stop_requested),
         termination_reason=_reason(run.termination_reason),
+        gateway_error=run.gateway_error,
         resubmission_attempt=run.resubmission_attempt,
         next_triggered_at=run.next_triggered_at,
         schedule=tuple(schedule["cron"]) if schedule else (),
