@@ -6,12 +6,12 @@ from collections.abc import Awaitable
 
 from dstack.core.errors import TooManyAttempts
 from dstack.proxy.auth import bearer_token
-from dstack.proxy.forward import Exchange
 from dstack.proxy.headers import PREFLIGHT_LINES
 from dstack.proxy.repo import Service
+from dstack.proxy.waiting import WaitingExchange
 
 
-class AdmittedExchange(Exchange):
+class AdmittedExchange(WaitingExchange):
     """An exchange that first asks who the service is and who may use it."""
 
     __slots__ = ()

@@ -10,18 +10,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine
-from dataclasses import replace
-from typing import Protocol
 
-from dstack.proxy.affinity import BodyStart, prompt_key
 from dstack.proxy.aim import Aim
-from dstack.proxy.balancing import ByPrefix
-from dstack.proxy.chunks import LAST_CHUNK, ChunkedReader, chunk
+from dstack.proxy.answer_body import AnswerBody, CountedBody, body_without_length
+from dstack.proxy.chunks import LAST_CHUNK
+from dstack.proxy.client import Client
 from dstack.proxy.deps import ProxyDependencies
 from dstack.proxy.headers import (
-    CHUNKED,
     CORS_LINES,
-    UNTIL_CLOSE,
     BadMessage,
     Hop,
     RequestHead,
@@ -32,46 +28,25 @@ from dstack.proxy.headers import (
     with_line,
 )
 from dstack.proxy.pool import ReplicaTimeout, Upstream
+from dstack.proxy.refusals import refusal
 from dstack.proxy.repeated import request_tail, response_head
 from dstack.proxy.repo import Service
+from dstack.proxy.request_body import BodyTooLarge, RequestBody
 from dstack.proxy.usage import UsageReader
-from dstack.proxy.waking import StillAsleep
 
 MAX_RESPONSE_HEAD_BYTES = 262144
-MAX_KEPT_BYTES = 65536
-"""Of a request's body that can be sent once more."""
 
 log = logging.getLogger(__name__)
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
-class BodyTooLarge(Exception):
-    """The client sends more than it may; the text is for it."""
-
-
-class Client(Protocol):
-    """The client's connection, as an exchange uses it."""
-
-    def send(self, data: bytes) -> None: ...
-    def send_error(self, status: int, detail: str, *extra: bytes) -> None: ...
-    def send_empty(self, *lines: bytes) -> None: ...
-    def cut(self, *, hard: bool) -> None: ...
-    def on_ready(self) -> None: ...
-    def on_tunnel(self) -> None: ...
-    def on_answered(self, *, is_closing: bool) -> None: ...
-    def hold_reading(self, *, is_held: bool) -> None: ...
-    @property
-    def is_write_paused(self) -> bool: ...
-
-
 class Exchange:
-    """From `proceed` on. The client is let in before: `admission`, or whoever makes requests for a client."""
+    """From `_send_head` on; what comes before that: `waiting`, `admission`."""
 
     __slots__ = (
-        "_aim", "_began", "_client", "_deps", "_early", "_has_repeated", "_hop", "_is_request_sent",
-        "_is_spoilt", "_is_tunnel", "_is_untaken", "_kept", "_left", "_path", "_pending", "_prefix", "_project",
-        "_reader", "_received", "_request", "_request_bytes", "_response", "_run", "_service", "_started",
-        "_task", "_upstream", "_usage",
+        "_aim", "_answer", "_began", "_body", "_client", "_deps", "_has_repeated", "_hop", "_is_request_sent",
+        "_is_spoilt", "_is_tunnel", "_is_untaken", "_path", "_pending", "_prefix", "_project", "_request",
+        "_request_bytes", "_response", "_run", "_service", "_started", "_task", "_upstream", "_usage",
         "is_ready",
     )  # fmt: skip
 
@@ -94,27 +69,22 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None
         self._request_bytes = b""
         self._is_request_sent = request.length == 0
+        self._body = None if request.length == 0 else RequestBody(request.length, deps.max_body_bytes)
         self._response: ResponseHead | None = None
-        self._reader: ChunkedReader | None = None
-        self._left = 0
+        self._answer: AnswerBody | None = None
+        """None: no answer yet, or it came whole with its head."""
         self._pending = b""
         self._is_tunnel = False
-        self._received = 0
-        """Bytes of a chunked body, where they are limited."""
         self._is_spoilt = False
         """The replica sent more than its answer: the connection can't be used again."""
         self._is_untaken = False
         """The replica takes no more of the request's body now."""
-        self._kept: bytearray | None = None
-        """What of the body went into a tunnel's new connection; None: nothing, or too much."""
         self._has_repeated = False
         self._started = self._began = 0.0
         """When the request and its answer did, by the clock of the stats."""
         self._usage: UsageReader | None = None
         self._aim: Aim | None = None
         """None: any replica, the first time."""
-        self._early: BodyStart | None = None
-        """What of the body came before there was a replica."""
         self.is_ready = False
         """The request's body can be passed on."""
 
@@ -127,40 +97,6 @@ class Exchange:
         return self._response is not None
 
     # Towards the replica
-
-    def proceed(self, service: Service) -> None:
-        """The client may use the service: now, later, or not that often."""
-        self._service = service
-        limits = service.rate_limits
-        if self._request.length > self._deps.max_body_bytes > 0:
-            self._refuse(413, self._too_large())
-        elif limits and (seconds := self._seconds_to_wait(service)):
-            text = f"Service {self._run} takes no more requests of yours now; try again in {seconds} s"
-            self._refuse(429, text, b"Retry-After: %d" % seconds)
-        elif service.replicas:
-            self._forward()
-        else:
-            self._started = self._deps.stats.start(service.id)
-            self._spawn(self._hold(service))
-
-    def _too_large(self) -> str:
-        return f"The request's body is larger than {self._deps.max_body_bytes} bytes"
-
-    def _seconds_to_wait(self, service: Service) -> int:
-        limits = service.rate_limits
-        return self._deps.limiter.seconds_to_wait(service.id, limits, self._path, self._request, self._hop)
-
-    async def _hold(self, service: Service) -> None:
-        """Until the service has a replica."""
-        try:
-            if self._deps.waking is None:
-                raise StillAsleep(f"Service {self._run} has no running replica")
-            self._service = await self._deps.waking.until_awake(service)
-        except StillAsleep as error:
-            self._count(is_error=True)
-            self._refuse(503, str(error), b"Retry-After: %d" % error.retry_after_seconds)
-        else:
-            self._forward()
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(coroutine)
@@ -180,36 +116,6 @@ class Exchange:
         if self._service is not None and self._service.is_cors_open:
             extra = (*extra, *CORS_LINES)
         self._client.send_error(status, detail, *extra)
-
-    def _forward(self) -> None:
-        service = self._service
-        assert service is not None
-        if not self._started:
-            self._started = self._deps.stats.start(service.id)
-        if service.balancing is None:
-            self._send_head()
-            return
-        aim = self._aim = Aim(self._deps.balancer, service, self._request)
-        if isinstance(service.balancing, ByPrefix) and len(service.replicas) > 1 and self._request.length:
-            self._spawn(self._gather(aim, service.balancing.length))
-        else:
-            self._send_head()
-
-    async def _gather(self, aim: Aim, length: int) -> None:
-        """Takes as much of the body as its prompt's beginning needs."""
-        if self._request.expects_continue:
-            self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request = replace(self._request, expects_continue=False, tails={})
-        self._early = BodyStart()
-        self.is_ready = True
-        self._client.on_ready()
-        try:
-            await asyncio.wait_for(self._early.is_enough.wait(), self._deps.pool.timeout)
-        except asyncio.TimeoutError:
-            self._fail(ReplicaTimeout())
-            return
-        aim.key = prompt_key(b"".join(self._early.pieces), length)
-        self._send_head()
 
     def _send_head(self) -> None:
         service = self._service
@@ -268,57 +174,32 @@ class Exchange:
         if self._client.is_write_paused:
             upstream.transport.pause_reading()
         upstream.transport.write(self._request_bytes)
-        if self._kept:
-            upstream.transport.write(bytes(self._kept))
-        elif upstream.is_tunnelled and not upstream.is_reused:
-            self._kept = bytearray()
-        if self._early is not None:
-            self._send_early(upstream)
+        if self._body is not None:
+            self._body.send_what_came(upstream, is_all=self._is_request_sent)
         self.is_ready = True
         if not self._is_request_sent:
             self._client.on_ready()
 
-    def _send_early(self, upstream: Upstream) -> None:
-        early, self._early = self._early, None
-        assert early is not None
-        is_chunked = self._request.length == CHUNKED
-        for payload in early.pieces:
-            self._send(upstream, chunk(payload) if is_chunked else payload)
-        if is_chunked and self._is_request_sent:
-            self._send(upstream, LAST_CHUNK)
-
     def send_body(self, payload: bytes) -> None:
         """A piece of the request's body, or bytes of a tunnel."""
-        upstream = self._upstream
-        if not payload or (upstream is None and self._early is None):
+        upstream, body = self._upstream, self._body
+        if not payload:
             return
-        is_chunked = self._request.length == CHUNKED and not self._is_tunnel
-        if is_chunked and self._deps.max_body_bytes:
-            self._received += len(payload)
-            if self._received > self._deps.max_body_bytes:
-                self._fail(BodyTooLarge(self._too_large()))
-                return
-        if upstream is None:
-            assert self._early is not None
-            self.is_ready = not self._early.add(payload)
-            return
-        upstream.quiet_ticks = 0
-        self._send(upstream, chunk(payload) if is_chunked else payload)
+        try:
+            if upstream is not None and self._is_tunnel:
+                upstream.quiet_ticks = 0
+                upstream.transport.write(payload)
+            elif upstream is not None and body is not None:
+                body.send(upstream, payload)
+            elif body is not None and body.is_held:
+                self.is_ready = body.hold(payload)
+        except BodyTooLarge as error:
+            self._fail(error)
 
     def end_body(self) -> None:
         self._is_request_sent = True
-        if self._early is not None:
-            self._early.is_enough.set()
-        elif self._request.length == CHUNKED and self._upstream is not None:
-            self._send(self._upstream, LAST_CHUNK)
-
-    def _send(self, upstream: Upstream, data: bytes) -> None:
-        """The beginning of what goes into a new connection of a tunnel is kept: it may lead to nobody."""
-        upstream.transport.write(data)
-        if self._kept is not None:
-            self._kept += data
-            if len(self._kept) > MAX_KEPT_BYTES:
-                self._kept = None
+        if self._body is not None:
+            self._body.end(self._upstream)
 
     def on_replica_writable(self, *, is_writable: bool) -> None:
         self._is_untaken = not is_writable
@@ -346,24 +227,22 @@ class Exchange:
 
     def on_replica_data(self, data: bytes) -> None:
         try:
-            self._read(data)
+            if self._answer is not None:
+                self._pass_on(self._answer, data)
+            elif self._is_tunnel:
+                self._client.send(data)
+            else:
+                self._read_heads(data)
         except BadMessage as error:
             self._fail(error)
 
-    def _read(self, data: bytes) -> None:
-        if self._is_tunnel:
-            self._client.send(data)
-            return
-        if self._response is None:
-            self._read_heads(data)
-            return
-        if self._left == CHUNKED:
-            self._send_chunks(data)
-        elif self._left == UNTIL_CLOSE:
-            self._note(data)
-            self._client.send(chunk(data) if self._request.minor else data)
-        else:
-            self._send_counted(data)
+    def _pass_on(self, answer: AnswerBody, data: bytes) -> None:
+        out = answer.feed(data)
+        if out:
+            self._client.send(out)
+        if answer.is_finished:
+            self._is_spoilt = answer.is_spoilt
+            self._finish()
 
     def _read_heads(self, data: bytes) -> None:
         if self._pending:
@@ -401,29 +280,24 @@ class Exchange:
         if self._service.counts_tokens and response.status == 200:
             self._usage = UsageReader()
         left = response.length if has_body(response, request.method) else 0
-        is_unbounded = left < 0
-        head = response_head(
-            response,
-            is_chunked=is_unbounded and request.minor == 1,
-            is_closing=self._is_closing(),
-            minor=request.minor,
-        )
-        self._left = left
-        if left == CHUNKED:
-            self._reader = ChunkedReader()
+        is_framed = left < 0 and request.minor == 1
+        head = response_head(response, is_chunked=is_framed, is_closing=self._is_closing(), minor=request.minor)
         if left < 0:
             self._client.send(head)
+            self._answer = body_without_length(left, self._usage, is_framed=is_framed)
             if body:
-                self._read(body)
+                self._pass_on(self._answer, body)
             return
         if len(body) > left:
             body = body[:left]
             self._is_spoilt = True
-        self._left = left - len(body)
-        self._note(body)
+        if self._usage is not None:
+            self._usage.feed(body)
         self._client.send(head + body if body else head)
-        if not self._left:
+        if len(body) == left:
             self._finish()
+        else:
+            self._answer = CountedBody(left - len(body), self._usage)
 
     def _is_closing(self) -> bool:
         response, request = self._response, self._request
@@ -433,45 +307,11 @@ class Exchange:
             request.is_closing or is_delimited_by_close or (request.expects_continue and not self._is_request_sent)
         )
 
-    def _note(self, payload: bytes) -> None:
-        """Reads along, where an answer may tell of tokens."""
-        if self._usage is not None:
-            self._usage.feed(payload)
-
-    def _send_counted(self, data: bytes) -> None:
-        if len(data) > self._left:
-            data = data[: self._left]
-            self._is_spoilt = True
-        self._left -= len(data)
-        self._note(data)
-        self._client.send(data)
-        if not self._left:
-            self._finish()
-
-    def _send_chunks(self, data: bytes) -> None:
-        reader = self._reader
-        assert reader is not None
-        payload = reader.feed(data)
-        is_framed = self._request.minor == 1
-        out = b""
-        if payload:
-            self._note(payload)
-            out = chunk(payload) if is_framed else payload
-        if reader.is_finished:
-            self._is_spoilt = bool(reader.rest)
-            if is_framed:
-                out += LAST_CHUNK
-        if out:
-            self._client.send(out)
-        if reader.is_finished:
-            self._finish()
-
     def _switch(self, response: ResponseHead, rest: bytes) -> None:
         if self._request.upgrade != b"websocket" or response.upgrade is None:
             raise BadMessage("The replica switches to a protocol that was not asked for")
         self._response = response
         self._is_tunnel = True
-        self._kept = None
         head = build_response_head(response, is_chunked=False, is_closing=False, minor=1)
         self._client.send(head + rest)
         self._client.on_tunnel()
@@ -479,11 +319,11 @@ class Exchange:
     def on_replica_lost(self, error: Exception | None) -> None:
         upstream, self._upstream = self._upstream, None
         was_reused = upstream is not None and upstream.is_reused
-        response = self._response
+        response, answer = self._response, self._answer
         if self._is_tunnel:
             self._count()
             self._client.cut(hard=False)
-        elif response is not None and self._left == UNTIL_CLOSE and error is None:
+        elif answer is not None and answer.ends_by_close and error is None:
             if self._request.minor:
                 self._client.send(LAST_CHUNK)
             self._finish()
@@ -502,7 +342,8 @@ class Exchange:
             return False
         if request.method in _REPEATABLE and request.length == 0:
             return True
-        return self._kept is not None and isinstance(error, (ConnectionResetError, BrokenPipeError))
+        is_kept = upstream.is_tunnelled if self._body is None else self._body.is_kept
+        return is_kept and isinstance(error, (ConnectionResetError, BrokenPipeError))
 
     def _repeat(self, upstream: Upstream) -> None:
         """A tunnel whose far end is refused takes a connection and drops it: that is a refusal the second time."""
@@ -516,29 +357,15 @@ class Exchange:
     def _fail(self, error: Exception | None) -> None:
         """With a status where none was sent yet; else the client's connection is cut, so that it can see it."""
         self._let_go()
-        is_clients = isinstance(error, BodyTooLarge) or (
-            isinstance(error, ReplicaTimeout) and self.is_ready and not self._is_request_sent
-        )
-        self._count(is_error=not is_clients)
-        if self._response is not None:
-            is_delimited_by_close = self._request.minor == 0 and self._response.length < 0
-            self._client.cut(hard=is_delimited_by_close)
-        elif isinstance(error, BodyTooLarge):
-            self._refuse(413, str(error))
-        elif self._is_missing_body(error):
-            self._refuse(408, "The request's body did not arrive in time")
-        elif isinstance(error, ReplicaTimeout):
-            lacks = "take the request" if self._is_untaken else "answer"
-            text = f"Service {self._run} did not {lacks} within {self._deps.pool.timeout:g} s"
-            self._refuse(504, text)
+        status, text = refusal(
+            error, self._run, timeout=self._deps.pool.timeout,
+            is_untaken=self._is_untaken, is_body_awaited=self.is_ready and not self._is_request_sent,
+        )  # fmt: skip
+        self._count(is_error=status >= 500)
+        if self._response is None:
+            self._refuse(status, text)
         else:
-            reason = str(error) if isinstance(error, BadMessage) else "its replica can't be reached or went away"
-            self._refuse(502, f"Service {self._run}: {reason}")
-
-    def _is_missing_body(self, error: Exception | None) -> bool:
-        """It is the client that keeps the replica waiting, not the other way round."""
-        has_more = self.is_ready and not self._is_request_sent and not self._is_untaken
-        return has_more and isinstance(error, ReplicaTimeout)
+            self._client.cut(hard=self._request.minor == 0 and self._response.length < 0)
 
     def _finish(self) -> None:
         upstream, response = self._upstream, self._response

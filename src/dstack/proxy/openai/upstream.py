@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dstack.proxy.deps import ProxyDependencies
-from dstack.proxy.forward import Exchange
 from dstack.proxy.headers import Hop, RequestHead, parse_request_head, parse_response_head
 from dstack.proxy.openai.errors import ApiError
 from dstack.proxy.repo import Model
+from dstack.proxy.waiting import WaitingExchange
 
 MAX_WAITING_BYTES = 256 * 1024
 """Of an answer that its reader does not take: the replica is read no further."""
@@ -72,7 +72,7 @@ class ServiceUpstream:
         head = _request_head(request, model.host)
         receiver = _Receiver(request.body)
         route = (service.project, service.run, prefix, request.target)
-        exchange = Exchange(self._deps, receiver, head, request.hop, route)
+        exchange = WaitingExchange(self._deps, receiver, head, request.hop, route)
         receiver.exchange = exchange
         try:
             exchange.proceed(service)
@@ -96,7 +96,7 @@ class _Receiver:
     """What an exchange takes for its client."""
 
     def __init__(self, body: bytes) -> None:
-        self.exchange: Exchange | None = None
+        self.exchange: WaitingExchange | None = None
         self.status = 0
         self.headers: Fields = ()
         self._body = body
