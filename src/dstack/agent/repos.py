@@ -136,6 +136,8 @@ class Checkout:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        if self._is_cancelled:  # while it was started: `cancel` has not seen it
+            self.cancel()
         errors = self._process.communicate(given)[1].decode(errors="replace")
         if not self._process.returncode:
             return ""

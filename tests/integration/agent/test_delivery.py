@@ -7,10 +7,13 @@ import io
 import json
 import os
 import shutil
+import socket
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fixtures.git import TOKEN, Origin
@@ -18,7 +21,8 @@ from tests.integration.agent.harness import AgentProcess
 from tests.integration.agent.test_container import DockerAgent
 from tests.integration.agent.test_process import shell as process_shell
 
-from dstack.agent.protocol import RepoSpec, StopRequest, TaskSpec, TaskState
+from dstack.agent.protocol import RepoCredentials, RepoSpec, StopRequest, TaskSpec, TaskState
+from dstack.agent.repos import Checkout, CheckoutError
 
 Shell = Callable[..., TaskSpec]
 Entry = tuple[str, str | None]
@@ -225,6 +229,22 @@ async def test_a_stop_ends_a_clone_that_hangs(agent: AgentProcess, shell: Shell)
         await agent.client.put_task(task)
         await agent.client.stop_task(task.id, StopRequest("terminated_by_user"))
         assert (await agent.ended(task.id)).reason == "terminated_by_user"
+
+
+def test_a_stop_while_git_is_being_started_ends_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = subprocess.Popen
+
+    def stopped_meanwhile(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        process = start(command, **options)
+        checkout.cancel()
+        return process
+
+    monkeypatch.setattr("dstack.agent.repos.subprocess.Popen", stopped_meanwhile)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        repo = RepoSpec(f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+        checkout = Checkout(repo, RepoCredentials(), str(tmp_path / "x"), b"", str(tmp_path))
+        with pytest.raises(CheckoutError):
+            checkout.run()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may run jobs as somebody else")
