@@ -23,7 +23,7 @@ def service(server: ServerProcess, tmp_path: Path) -> Service:
 @pytest.mark.timeout(300)
 def test_b8_a_rollout_fails_no_request_and_a_bad_version_changes_nothing(service: Service) -> None:
     assert service.apply("one", replicas=2) == "create"
-    wait_for("both replicas", lambda: len({service.ask()[1].get("job") for _ in range(12)}) == 2)
+    wait_for("both replicas", lambda: len(service.answering()) == 2)
     with service.requests() as seen:
         assert service.apply("two", replicas=2) == "update"
         wait_for("the new version", service.is_settled(2, 1), 60)
@@ -90,31 +90,27 @@ def told_of_all(server: ServerProcess) -> dict[str, Any] | None:
 def test_b6_replicas_are_probed(service: Service) -> None:
     probe = {"type": "http", "url": "/health", "interval": "1s", "ready_after": 2}
     service.apply("one", replicas=2, probes=[probe])
-    wait_for("both replicas", lambda: len({service.ask()[1].get("job") for _ in range(12)}) == 2)
+    wait_for("both replicas", lambda: len(service.answering()) == 2)
     ill = service.replicas()[0]
     assert ill["probes"][0]["success_streak"] >= 2
     (service.folder / f"ill-{ill['id']}").touch()
-    wait_for("the other one alone", lambda: ill["id"] not in {service.ask()[1]["job"] for _ in range(12)})
+    wait_for("the other one alone", lambda: ill["id"] not in service.answering())
     (service.folder / f"ill-{ill['id']}").unlink()
-    wait_for("both again", lambda: len({service.ask()[1]["job"] for _ in range(12)}) == 2)
+    wait_for("both again", lambda: len(service.answering()) == 2)
 
 
 def test_an_update_of_balancing_holds_from_the_next_request_on(service: Service) -> None:
     """And leaves the replicas as they are."""
-
-    def answering() -> set[str]:
-        return {service.ask()[1].get("job") for _ in range(12)}
-
     service.apply("one", replicas=2)
-    wait_for("both replicas", lambda: len(answering()) == 2)
+    wait_for("both replicas", lambda: len(service.answering()) == 2)
     before = [replica["id"] for replica in service.replicas()]
     by_session = {"policy": "session", "header": "Authorization"}
     assert service.apply("one", replicas=2, balancing=by_session) == "update"
-    assert len(answering()) == 1
+    assert len(service.answering()) == 1
     shown = service.server.run("web")["run_spec"]["configuration"]["balancing"]
     assert shown == {**by_session, "cookie": None}
     assert service.apply("one", replicas=2) == "update"
-    assert len(answering()) == 2
+    assert len(service.answering()) == 2
     assert [replica["id"] for replica in service.replicas()] == before
     assert "balancing" not in service.server.run("web")["run_spec"]["configuration"]
 

@@ -70,6 +70,11 @@ class Service:
         finally:
             connection.close()
 
+    def answering(self) -> set[str]:
+        """The jobs that take traffic, as far as some requests tell."""
+        answers = [self.ask() for _ in range(12)]
+        return {answer["job"] for status, answer in answers if status == 200}
+
     def versions(self) -> set[str]:
         """Of the replicas that take traffic, as far as some requests tell."""
         answers = [self.ask() for _ in range(12)]

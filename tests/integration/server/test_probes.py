@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,6 +42,11 @@ class Replica:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A prober that waited long enough goes away in the middle."""
+        with contextlib.suppress(EOFError, ConnectionError), contextlib.closing(writer):
+            await self._answer(reader, writer)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.head = await reader.readuntil(b"\r\n\r\n")
         if b"Content-Length: " in self.head:
             length = int(self.head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
@@ -50,7 +57,6 @@ class Replica:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 %d X\r\nLocation: /ok\r\n\r\n" % self.status)
         else:
             await reader.read()
-        writer.close()
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ async def test_b6_a_replica_that_fails_leaves_the_balancing_but_never_the_last_o
         fields = {
             "status": "running", "registered": True, "replica_num": number, "instance_id": instance.id,
             "service_address": replicas[number].address, "job_spec": dump_json(spec_with(probe())),
-            "probe_streaks": "[0]",
+            "probe_streaks": "[0]", "healthy": False,
         }  # fmt: skip
         rows.append(job_row(run, **fields))
     async with database.transaction() as session:
@@ -157,11 +163,12 @@ async def test_b6_a_replica_that_fails_leaves_the_balancing_but_never_the_last_o
 
     both = (replicas[0].address, replicas[1].address)
     try:
+        for number in (0, 1):
+            await until(functools.partial(_exceeds, streaks, number, 1))
         await until(lambda: _is(balanced, both))
-        await until(lambda: _exceeds(streaks, 1, 1))
         replicas[0].status = 503
         await until(lambda: _is(balanced, both[1:]))
-        assert await streaks(0) == 0
+        await until(lambda: _falls(streaks, 0))
         replicas[1].status = 0
         await until(lambda: _is(balanced, both))
         replicas[0].status = 200
@@ -179,6 +186,10 @@ async def _is(ask: Callable[[], Awaitable[tuple[str, ...]]], expected: tuple[str
 
 async def _exceeds(ask: Callable[[int], Awaitable[int]], number: int, bound: int) -> bool:
     return await ask(number) > bound
+
+
+async def _falls(ask: Callable[[int], Awaitable[int]], number: int) -> bool:
+    return await ask(number) == 0
 
 
 async def test_probing_ends_once_ready_where_that_is_asked_for(database: Database, replica: Replica) -> None:
