@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
-from tests.integration.orchestrator.made_up import QUICK, MadeUpKind, Snapshot, World, make_runs, read
+from tests.integration.orchestrator.made_up import (
+    QUICK,
+    EnsureWork,
+    MadeUpKind,
+    Snapshot,
+    World,
+    make_runs,
+    read,
+)
 
 from dstack.core.runs import RunStatus
 from dstack.server import clock
@@ -210,6 +218,40 @@ async def test_timers_survive_a_restart(database: Database, kind: MadeUpKind, wo
     await until_status(database, [key], "done")
     await second.stop()
     assert clock.now() >= later
+
+
+async def test_a_rest_begins_when_the_effect_has_ended(database: Database, kind: MadeUpKind, world: World) -> None:
+    """A server that stops in the middle leaves the key due; one that fails tries again before the rest is over."""
+    later = clock.now() + timedelta(hours=1)
+    kind.decide_with = lambda snapshot, now: Decision(snapshot.status, effects=(EnsureWork(),), rest_until=later)
+    [key] = await make_runs(database)
+    entered = asyncio.Event()
+
+    async def hang(_: Key) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    world.act = hang
+    first = Engine(database, [kind], world, pace=replace(QUICK, drain=0))
+    await first.start()
+    await entered.wait()
+    await first.stop()
+    assert (await read(database, key)).wake_at is None
+
+    def fail(_: Key) -> None:
+        raise ConnectionError("no answer")
+
+    world.act = fail
+    second = Engine(database, [kind], world, pace=replace(QUICK, back_off=BackOff(60, 60)))
+    await second.process(key)
+    retry_at = (await read(database, key)).wake_at
+    assert retry_at is not None
+    assert retry_at < later
+    world.act = lambda _: {}
+    await second.process(key)
+    row = await read(database, key)
+    assert (row.wake_at, row.attempts, world.counts[key.id]) == (later, 0, 3)
+    await second.stop()
 
 
 async def test_a_wake_during_the_effect_is_not_lost(database: Database, engine: Engine, world: World) -> None:

@@ -132,6 +132,19 @@ def test_who_waits_for_the_next_attempt_is_looked_at_then() -> None:
         assert rules.decide(replace(NEW, **known, wake_at=SOON), NOW).look_again_at == SOON
 
 
+@pytest.mark.parametrize("known", [{**LOST, "is_ssh": True}, {**IDLE, "is_ssh": True, "is_outdated": True}])
+def test_the_rest_after_a_visit_begins_when_it_has_ended(known: dict[str, Any]) -> None:
+    """A server that stopped in the middle of a visit makes it again at once, not when the rest would be over."""
+    decision = rules.decide(replace(NEW, **known), NOW)
+    assert (decision.look_again_at, decision.rest_until) == (None, NOW + rules.REDEPLOY)
+
+
+def test_the_time_for_a_new_host_is_no_rest_for_a_visit_that_was_cut_off() -> None:
+    known: dict[str, Any] = {**FAILED, "wake_at": NOW, "provisioning_deadline": SOON}
+    decision = rules.decide(replace(NEW, **known), NOW)
+    assert (decision.look_again_at, decision.rest_until) == (None, SOON)
+
+
 MEMBER = MemberFacts(UUID(int=10), 0, S.IDLE)
 SECOND = MemberFacts(UUID(int=11), 1, S.IDLE)
 UNFIT = MemberFacts(UUID(int=12), 2, S.IDLE, mismatch="is too small")

@@ -66,6 +66,9 @@ class Decision(Generic[StatusT]):
     """Whom the change concerns; woken after the commit."""
     look_again_at: datetime | None = None
     """Becomes the row's `wake_at`, so it survives a restart; None clears it."""
+    rest_until: datetime | None = None
+    """In place of `look_again_at`: becomes `wake_at` when the effects have ended. Until then the key stays as due
+    as it was, for whoever goes on after a server that stopped in the middle."""
     again: bool = False
     """Process this key once more right after the effects, without waiting for a wake-up."""
 

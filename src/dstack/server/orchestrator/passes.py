@@ -167,7 +167,9 @@ class Passes:
                 None,
             )
         )
-        wake_at = _next_look(this.head.wake_at, decision.look_again_at, now)
+        wake_at = this.head.wake_at
+        if decision.rest_until is None:
+            wake_at = _next_look(wake_at, decision.look_again_at, now)
         if is_news or (wake_at != this.head.wake_at and not decision.again):
             values = {"status": status, "wake_at": wake_at, "last_processed_at": now}
             is_last = not decision.effects and this.head.attempts == 0
@@ -224,6 +226,8 @@ class Passes:
         """Facts, and the count of failures. New facts have the key processed again."""
         changes = await self._new_facts(this)
         this.again = this.again or bool(changes)
+        if this.decision is not None and this.decision.rest_until is not None:
+            this.wake_at = changes["wake_at"] = this.decision.rest_until
         if this.error is not None:
             attempts = this.head.attempts + 1
             retry_at = self._clock() + self._back_off.after(attempts)

@@ -144,10 +144,11 @@ async def list_unfinished(session: AsyncSession, table: Table, statuses: Sequenc
 async def list_timers(
     session: AsyncSession, table: Table, until: datetime | None = None
 ) -> list[tuple[UUID, datetime]]:
-    """Rows with a `wake_at` (not after `until`)."""
+    """Rows with a `wake_at`; with `until` those that are due by then and that nobody works on."""
     query = select(table.c.id, table.c.wake_at).where(table.c.wake_at.is_not(None))
     if until is not None:
-        query = query.where(table.c.wake_at <= until)
+        is_free = or_(table.c.lease_until.is_(None), table.c.lease_until < _db_now())
+        query = query.where(table.c.wake_at <= until, is_free)
     return [(id, wake_at) for id, wake_at in (await session.execute(query))]
 
 

@@ -140,7 +140,7 @@ def _decide_coming(instance: InstanceSnapshot, now: datetime) -> Decision[Instan
     if instance.is_ssh:
         if instance.has_failed and not _is_due(instance, now):
             return Decision(S.PENDING, look_again_at=instance.wake_at)
-        return Decision(S.PENDING, effects=(DeployAgent(),), look_again_at=instance.provisioning_deadline)
+        return Decision(S.PENDING, effects=(DeployAgent(),), rest_until=instance.provisioning_deadline)
     if not instance.has_offer:
         return Decision(S.PENDING, effects=(ChooseOffer(),), look_again_at=now + POLL, again=True)
     if not instance.has_address:
@@ -200,7 +200,7 @@ def _decide_unreachable(
 def _visit(instance: InstanceSnapshot, status: InstanceStatus, now: datetime) -> Decision[InstanceStatus]:
     if not _is_due(instance, now):
         return Decision(status, look_again_at=instance.wake_at)
-    return Decision(status, effects=(DeployAgent(),), look_again_at=now + REDEPLOY)
+    return Decision(status, effects=(DeployAgent(),), rest_until=now + REDEPLOY)
 
 
 def termination_limit(instance: InstanceSnapshot) -> timedelta:
