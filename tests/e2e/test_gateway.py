@@ -32,6 +32,12 @@ port: 8000
 """
 
 
+SCALING = """\
+replicas: 0..1
+scaling: {metric: rps, target: 100, window: 30, scale_down_delay: 1s}
+"""
+
+
 def ask(host: SystemdHost, name: str, token: str | None = TOKEN, path: str = "/index.html") -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(host.address, 80, timeout=10)
     headers = {"Host": f"{name}.main.example"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
@@ -83,13 +89,19 @@ def test_services_on_a_gateway(cli: Cli, gateway_host: SystemdHost) -> None:
     with pytest.raises(ApiError, match="404"):
         server.call("GET", "/proxy/services/main/far/index.html")
     wait_for("the counts of requests", lambda: told_requests(server, "far") > 0)
+    sleeps_and_wakes(cli, host)
 
+    before = host.run("cat ~ubuntu/dstack/version")
     server.kill()
     until = time.monotonic() + 3
     while time.monotonic() < until:
         assert ask(host, "far") == (200, b"far\n")  # its token is remembered
-    server.start()
-    wait_for("the near one again", lambda: ask(host, "near") == (200, b"near\n"))
+    put_broken_package(host)
+    server.start(DSTACK_GATEWAY_PACKAGE_URL="file:///tmp/dstack-0.0.1-py3-none-any.whl")
+    wait_for("the near one again", lambda: ask(host, "near") == (200, b"near\n"), 60)
+    assert "is not updated: The gateway app does not answer" in server.output
+    assert "No module named" in server.output  # in the words of the app's journal
+    assert host.run("cat ~ubuntu/dstack/version") == before
 
     for name in ("near", "far"):
         server.post("/api/project/main/runs/stop", {"runs_names": [name], "abort": False})
@@ -103,6 +115,31 @@ def test_services_on_a_gateway(cli: Cli, gateway_host: SystemdHost) -> None:
     left = host.run("ls -A /etc/nginx/sites-enabled /home/ubuntu /run | grep -i dstack; ls /etc/systemd/system")
     assert "dstack.gateway" not in left
     assert not host.is_active("dstack.gateway.service")
+
+
+def sleeps_and_wakes(cli: Cli, host: SystemdHost) -> None:
+    """By what nginx counts: there is no other way in."""
+    service = SERVICE.format(name="sleepy", fleet="local") + SCALING
+    cli.write(service, "service.dstack.yml")
+    assert cli("apply", "-y", "-d", "-f", "service.dstack.yml")[0] == 0
+    wait_for("the sleeping one at the gateway", lambda: ask(host, "sleepy")[0] == 503)
+    wait_for("it to wake", lambda: ask(host, "sleepy") == (200, b"sleepy\n"), 60)
+    wait_for("it to sleep again", lambda: cli.server.run("sleepy")["status"] == "pending", 90)
+    cli.server.post("/api/project/main/runs/stop", {"runs_names": ["sleepy"], "abort": False})
+
+
+def put_broken_package(host: SystemdHost) -> None:
+    """A package of that name, without the app."""
+    script = """
+import zipfile
+info = "dstack-0.0.1.dist-info"
+with zipfile.ZipFile("/tmp/dstack-0.0.1-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("dstack/__init__.py", "")
+    wheel.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: dstack\\nVersion: 0.0.1\\n")
+    wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    wheel.writestr(info + "/RECORD", "dstack/__init__.py,,\\n")
+"""
+    host.run(f"python3 -c '{script}'")
 
 
 def told_requests(server: ServerProcess, name: str) -> int:

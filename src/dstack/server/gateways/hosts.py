@@ -58,6 +58,7 @@ class GatewayHosts:
         self._wanted = Wanted(package_url)
         self._updates = updates
         self._connect_seconds = connect_seconds
+        self._not_updated: set[UUID] = set()
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def install(self, replica_id: UUID) -> str:
@@ -87,19 +88,21 @@ class GatewayHosts:
         target = await self.target(replica_id)
         connection = await self.connect(replica_id, target)
         try:
-            return await self._ready(connection, target)
+            return await self._ready(replica_id, connection, target)
         except BaseException:
             connecting.close(connection)
             raise
 
-    async def _ready(self, connection: asyncssh.SSHClientConnection, target: SSHTarget) -> Ready:
-        if self._updates:
+    async def _ready(self, replica_id: UUID, connection: asyncssh.SSHClientConnection, target: SSHTarget) -> Ready:
+        """An update that failed is not tried again before the server is started anew."""
+        if self._updates and replica_id not in self._not_updated:
             try:
                 async with self._at_once:
                     version, host = await provisioning.ensure_installed(connection, target, self._wanted)
                 return Ready(connection, target, host, version)
             except HostUnfit as error:
                 logger.warning("The gateway on %s is not updated: %s", target, error)
+                self._not_updated.add(replica_id)
         host, version = await provisioning.found(connection, target)
         return Ready(connection, target, host, version)
 

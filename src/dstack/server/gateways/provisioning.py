@@ -222,7 +222,7 @@ async def _switch(
     switch = _SWITCH.format(**places, colour=colour)
     unit = _UNIT.format(user=host.user, folder=host.folder)
     await run(connection, target, _SERVE.format(sudo=host.sudo, unit=UNIT, switch=switch), unit.encode())
-    version = await _answers(connection, wanted)
+    version = await _answers(connection, target, wanted)
     if version is not None:
         return version
     log = await run(connection, target, f"{host.sudo}journalctl -q -u {UNIT} -n 5 -o cat --no-pager || true")
@@ -233,14 +233,16 @@ async def _switch(
     raise HostUnfit(f"{why}. It goes on with the version that was there before")
 
 
-async def _answers(connection: asyncssh.SSHClientConnection, wanted: Wanted) -> str | None:
-    """The version of the app once it is the wanted one; None when that takes too long."""
+async def _answers(connection: asyncssh.SSHClientConnection, target: SSHTarget, wanted: Wanted) -> str | None:
+    """The version of the app once it is the wanted one; None when it ends, or that takes too long."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ANSWERS_WITHIN_S
     while loop.time() < deadline:
         version = await _version(connection)
         if wanted.is_served_by(version):
             return version
+        if await run(connection, target, f"systemctl show -p SubState --value {UNIT}") == "auto-restart":
+            return None
         await asyncio.sleep(PAUSE_S)
     return None
 
