@@ -32,8 +32,6 @@ SQLITE_READERS = 4
 """Connections for reading; each is a thread and a page cache, so few."""
 POSTGRES_POOL = 10
 POSTGRES_OVERFLOW = 10
-BUSY_TIMEOUT_MS = 10_000
-"""How long SQLite waits for a foreign process (a backup) that holds the file."""
 CONNECT_TIMEOUT_S = 10.0
 
 _WAKE = "wake"
@@ -47,7 +45,7 @@ class Database:
         self._writer = writer
         self._where = where
         self._turn: AbstractAsyncContextManager[Any] = (
-            asyncio.Lock() if writer.dialect.name == "sqlite" else contextlib.nullcontext()
+            sqlite.Turn() if writer.dialect.name == "sqlite" else contextlib.nullcontext()
         )
         self._lock_file: LockFile | None = None
         self._carrier: Carrier | None = None
@@ -99,7 +97,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """For writing. Commits at the end of the block; then publishes what `wake` collected. Keep it short:
-        on SQLite everybody else's writing waits, in the order of arrival."""
+        on SQLite everybody else's writing waits."""
         if is_inside_transaction():
             raise RuntimeError("a transaction inside a transaction would wait for itself; pass the session on")
         async with self._turn:
@@ -231,7 +229,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     process. Only a power cut may take back the last commits, never tear one (ADR 0001)."""
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        f"busy_timeout={sqlite.BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
@@ -247,6 +245,9 @@ def _prepare_sqlite_writer(connection: Any, record: object) -> None:
     """The driver must not begin by itself: `_begin_immediate` does."""
     _prepare_sqlite(connection, record)
     connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA wal_autocheckpoint=0")  # see `sqlite.Connection.commit`
+    cursor.close()
 
 
 def _begin_immediate(connection: Any) -> None:

@@ -124,7 +124,7 @@ class ResourceKind(Protocol[SnapshotT]):
 
 
 def rank(priority: int, *, has_begun: bool) -> int:
-    """For `ResourceKind.priority`: what runs or ends goes before what is as important and still to start."""
+    """For `ResourceKind.priority`: what has been given capacity goes before what is as important and waits."""
     return 2 * priority + has_begun
 
 

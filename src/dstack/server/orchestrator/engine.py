@@ -7,6 +7,7 @@ timer (the row's `wake_at`); a sweep over what is unfinished; on PostgreSQL a lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -80,6 +81,9 @@ class Pace:
     """How fast the loop does what, in seconds; tests use smaller ones."""
 
     workers: int = 64
+    deciding: int = 4
+    """SQLite: how many of them read, decide and write at once, which is work for this one process. Who would only
+    wait for the others takes no key yet, so that the most important one is taken next. Effects are not counted."""
     sweep: float = 30.0
     """Every unfinished row is looked at this often, woken or not."""
     sweep_rate: float = 10.0
@@ -127,6 +131,8 @@ class Engine:
         """Hosts that do not answer take their time: they are not to keep the jobs of the others waiting."""
         self._timers = Timers(clock, self.wake)
         self._leases = Leases(database, self._tables, pace.lease)
+        is_alone = database.dialect == "sqlite"
+        self._desks = asyncio.Semaphore(pace.deciding if is_alone else pace.workers)
         self._passes = Passes(
             database,
             by_kind,
@@ -180,11 +186,11 @@ class Engine:
             self._queue.put(key, self._priorities.get(key, 0))
             metrics.WAITING.set(len(self._queue))
 
-    async def process(self, key: Key) -> Outcome:
+    async def process(self, key: Key, before_effects: Callable[[], None] = lambda: None) -> Outcome:
         """One pass, now. What goes wrong is in the outcome and is tried again later."""
         began = time.perf_counter()
         try:
-            this = await self._passes.run(key)
+            this = await self._passes.run(key, before_effects)
         except Busy as error:
             self._busy[key] += 1
             seconds = min(self._pace.busy_retry, FIRST_BUSY_RETRY_S * 2 ** min(self._busy[key], 10))
@@ -221,13 +227,17 @@ class Engine:
     async def _work(self) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         while not self._is_stopping:
-            key = await self._queue.get()
-            self._in_pass.add(task)
-            try:
-                await self.process(key)
-            finally:
-                self._in_pass.discard(task)
-                self._queue.done(key)
+            await self._desks.acquire()
+            with contextlib.ExitStack() as desk:
+                desk.callback(self._desks.release)
+                key = await self._queue.get()
+                self._in_pass.add(task)
+                try:
+                    await self.process(key, before_effects=desk.close)
+                finally:
+                    self._in_pass.discard(task)
+                    self._queue.done(key)
+            await asyncio.sleep(0)  # a pass need not have waited for anything
 
     def _hear(self, name: str) -> None:
         if name == "missed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -105,21 +105,24 @@ class Passes:
         self._back_off = back_off
         self._effect_timeout = effect_timeout
 
-    async def run(self, key: Key) -> Pass | None:
-        """None when there is no such row. Raises `leases.Busy`, and what the database raises."""
+    async def run(self, key: Key, before_effects: Callable[[], None] = lambda: None) -> Pass | None:
+        """None when there is no such row. Raises `leases.Busy`, and what the database raises.
+
+        `before_effects` is called when all that is left to do may take its time.
+        """
         head = await self._leases.acquire(key)
         if head is None:
             return None
         this = Pass(key, head, wake_at=head.wake_at, retry_at=head.wake_at if head.attempts else None)
         try:
-            await self._run(this)
+            await self._run(this, before_effects)
         except LeaseLost:
             logger.info("%s=%s: somebody else took over", key.kind.value, key.id)
         finally:
             await asyncio.shield(self._leases.release(key, head))
         return this
 
-    async def _run(self, this: Pass) -> None:
+    async def _run(self, this: Pass, before_effects: Callable[[], None]) -> None:
         try:
             if not await self._decide_and_record(this):
                 return
@@ -131,6 +134,8 @@ class Passes:
             await self._write_facts(this)
             return
         assert this.decision is not None
+        if this.decision.effects:
+            before_effects()
         await self._perform(this, this.decision.effects)
         await self._write_facts(this)
         this.again = this.again or this.decision.again

@@ -136,7 +136,7 @@ class JobKind:
             wake(session, "routes")
 
     def priority(self, snapshot: JobSnapshot) -> int:
-        return rank(snapshot.priority, has_begun=snapshot.status in (JobStatus.RUNNING, JobStatus.TERMINATING))
+        return rank(snapshot.priority, has_begun=snapshot.instance is not None)
 
 
 def _snapshot(

@@ -132,7 +132,9 @@ class PlacementKind:
             await _take(session, instance_id, blocks)
 
     def priority(self, snapshot: PlacementSnapshot) -> int:
-        return rank(MAX_PRIORITY, has_begun=True)
+        """That of the most important job which waits. What has begun goes first: it gives capacity back, and a
+        pass looks at all hosts of the project, so under load it had better serve many jobs at once."""
+        return rank(max((job.priority for job in snapshot.jobs), default=0), has_begun=False)
 
 
 def _is_reachable(row: Any) -> bool:

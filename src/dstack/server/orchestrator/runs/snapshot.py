@@ -108,7 +108,8 @@ class RunKind:
             wake(session, "routes")
 
     def priority(self, snapshot: RunSnapshot) -> int:
-        return rank(snapshot.priority, has_begun=snapshot.status in (RunStatus.RUNNING, RunStatus.TERMINATING))
+        """Once it has jobs it is told as soon as they are: its passes are short, and one serves them all."""
+        return rank(snapshot.priority, has_begun=True)
 
 
 def _load(seen: loads.Seen) -> Load:
