@@ -80,6 +80,8 @@ def test_services_on_a_gateway(cli: Cli, gateway_host: SystemdHost) -> None:
     cli.write(GATEWAY.format(user=host.user, key=host.key_path, address=host.address), "gateway.dstack.yml")
     status, output = cli("apply", "-y", "-f", "gateway.dstack.yml")
     assert (status, "running" in output, "BEGIN" in output) == (0, True, False), output
+    events = cli("event", "--within-gateway", "front")[1]
+    assert "Gateway replica status changed PROVISIONING -> RUNNING" in " ".join(events.split()), events
     publish(cli, host, "near", "local")
     add_fleet(cli, host)
     publish(cli, host, "far", "onprem")

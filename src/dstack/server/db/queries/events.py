@@ -12,7 +12,15 @@ from sqlalchemy import ColumnElement, CompoundSelect, Select, and_, exists, or_,
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dstack.server.db.tables import EventRow, EventTargetRow, InstanceRow, JobRow, ProjectRow, UserRow
+from dstack.server.db.tables import (
+    EventRow,
+    EventTargetRow,
+    GatewayReplicaRow,
+    InstanceRow,
+    JobRow,
+    ProjectRow,
+    UserRow,
+)
 
 T = EventTargetRow
 EventIds = Select[UUID] | CompoundSelect[UUID]
@@ -79,7 +87,9 @@ def _narrow(wanted: EventFilter) -> list[EventIds]:
         jobs = select(JobRow.id).where(JobRow.run_id.in_(wanted.within_runs))
         found.append(union_all(_events_of("run", wanted.within_runs), _events_of("job", jobs)))
     if wanted.within_gateways is not None:
-        found.append(_events_of("gateway", wanted.within_gateways))
+        machines = select(GatewayReplicaRow.id).where(GatewayReplicaRow.gateway_id.in_(wanted.within_gateways))
+        of_machines = _events_of("gateway-replica", machines)
+        found.append(union_all(_events_of("gateway", wanted.within_gateways), of_machines))
     return found
 
 

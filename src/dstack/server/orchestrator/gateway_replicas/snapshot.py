@@ -57,7 +57,7 @@ class GatewayReplicaKind:
     async def record(
         self, session: AsyncSession, snapshot: ReplicaSnapshot, decision: Decision[Any], now: datetime
     ) -> None:
-        """This row, and one event about it and its gateway."""
+        """This row, and one event."""
         if decision.status is snapshot.status:
             return
         if decision.message is not None:
