@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,14 @@ from fastapi import FastAPI
 from tests.fixtures.ports import take_free_port
 
 from bench.measure import Benchmark, Result, at_least, at_most
-from dstack.proxy.gateway.app import make_app
 from dstack.proxy.gateway.settings import GatewaySettings
 
 ROUNDS = 3
 SECONDS = 4
 MANY = 500
 UNDER_LOAD = 50
+CONNECTIONS = 32
+SETTLING_S, DOWN_S, AFTER_S = 1, 8, 4
 ALLOWED = "Authorization: Bearer token"
 NGINX = """\
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log crit;
@@ -61,9 +65,96 @@ class Load:
     failed: int
 
 
+@dataclass
+class Clients:
+    """Requests over kept connections. As all HTTP clients do, they repeat one whose connection was closed idle."""
+
+    port: int
+    host: str
+    answered: int = 0
+    failed: int = 0
+    closed_idle: int = 0
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[Clients]:
+        tasks = [asyncio.create_task(self._work()) for _ in range(CONNECTIONS)]
+        try:
+            await asyncio.sleep(SETTLING_S)
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        request = f"GET / HTTP/1.1\r\nHost: {self.host}\r\n{ALLOWED}\r\n\r\n".encode()
+        while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            is_new = True
+            try:
+                while await self._ask(reader, writer, request, is_new=is_new):
+                    is_new = False
+            finally:
+                writer.close()
+
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, *, is_new: bool
+    ) -> bool:
+        """Whether the connection can be used again."""
+        try:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            is_idle = not is_new and not getattr(error, "partial", b"")
+            self.closed_idle += is_idle
+            self.failed += not is_idle
+            return False
+        self.answered += 1
+        self.failed += b" 200 " not in head[:20]
+        return b"Connection: close" not in head
+
+    def results(self, what: str) -> list[Result]:
+        told = f"{self.answered:,} answered; {self.closed_idle} idle connections closed"
+        return [at_most(f"gateway, failed requests {what}", 0, self.failed, ""), Result("  besides", "", told)]
+
+
+@dataclass
+class App:
+    """The gateway app, a process of its own."""
+
+    settings: GatewaySettings
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        file = self.settings.dir / "settings.json"
+        file.write_text(json.dumps(asdict(self.settings), default=str))
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dstack.proxy.gateway.main", "--settings", str(file)),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        while not await self._answers():
+            assert self.process.returncode is None, "the app ended"
+            await asyncio.sleep(0.05)
+
+    async def _answers(self) -> bool:
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"http://127.0.0.1:{self.settings.app_port}/")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
 @dataclass(frozen=True)
 class Bench:
     settings: GatewaySettings
+    app: App
 
     async def call(self, path: str, body: dict[str, Any]) -> None:
         async with httpx.AsyncClient(timeout=120) as client:
@@ -131,13 +222,18 @@ async def _measure(folder: Path) -> list[Result]:
         started = time.perf_counter()
         await bench.publish("one-more")
         results.append(at_most(f"gateway, one more service beside {MANY}", 1, time.perf_counter() - started, "s"))
-        loading = asyncio.ensure_future(bench.load("ours.example", 32, seconds=30))
-        started = time.perf_counter()
-        await asyncio.gather(*(bench.publish(f"under-load-{number}") for number in range(UNDER_LOAD)))
-        seconds = time.perf_counter() - started
-        what = f"gateway, failed requests while {UNDER_LOAD} services are registered"
-        results.append(at_most(what, 0, (await loading).failed, ""))
+        async with Clients(bench.settings.http_port, "ours.example").at_work() as clients:
+            started = time.perf_counter()
+            await asyncio.gather(*(bench.publish(f"under-load-{number}") for number in range(UNDER_LOAD)))
+            seconds = time.perf_counter() - started
+        results += clients.results(f"while {UNDER_LOAD} services are registered at once")
         results.append(Result("  all registered within", "", f"{seconds:.1f} s"))
+        async with Clients(bench.settings.http_port, "ours.example").at_work() as clients:
+            await bench.app.kill()
+            await asyncio.sleep(DOWN_S)
+            await bench.app.start()
+            await asyncio.sleep(AFTER_S)
+        results += clients.results(f"while the app is killed and is away for {DOWN_S} s")
         return results
 
 
@@ -183,9 +279,13 @@ async def _gateway(folder: Path) -> AsyncIterator[Bench]:
         _running(folder / "replica.pid", "nginx", "-e", f"{folder}/r.log", "-c", f"{folder}/replica.conf"),
         _running(folder / "pid", *nginx),
         _serving(_server(), uds=str(settings.server_connections / "a.sock")),
-        _serving(make_app(settings), port=app),
     ):
-        yield Bench(settings)
+        process = App(settings)
+        try:
+            await process.start()
+            yield Bench(settings, process)
+        finally:
+            await process.kill()
 
 
 def _server() -> FastAPI:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, HTTPException
+from fastapi import APIRouter, Depends, Header, HTTPException, Response
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from dstack import __version__
@@ -33,6 +33,9 @@ Domain = Annotated[
 ]
 Id = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9-]{1,64}$")]
 Seconds = Annotated[int, Field(ge=1, le=86400)]
+
+KEEP_REFUSAL_S = 60
+"""Of what is no token."""
 
 router = APIRouter()
 
@@ -188,17 +191,23 @@ async def register_entrypoint(
 @router.get("/api/auth/{project}")
 async def authorize(
     project: Name,
+    response: Response,
     auth: Annotated[GatewayAuth, Depends(get_auth)],
-    authorization: Annotated[str | None, Header()] = None,
+    authorization: Annotated[str, Header()] = "",
 ) -> Done:
-    """For nginx. A server that says nothing is answered 500, which lets nobody in."""
-    token = bearer_token(authorization.encode("latin-1") if authorization is not None else None)
+    """For nginx, which keeps the answer as long as it is told. A server that says nothing is answered 500, which
+    lets nobody in."""
+    token = bearer_token(authorization.encode("latin-1"))
+    is_allowed, keep = False, KEEP_REFUSAL_S
     try:
-        is_allowed = token is not None and await auth.is_allowed(project, token)
+        if token is not None:
+            is_allowed, keep = await auth.admit(project, authorization, token)
     except ServerSilent as error:
         raise HTTPException(500, str(error)) from error
+    headers = {"X-Accel-Expires": str(keep)}
     if not is_allowed:
-        raise HTTPException(403, f"Services of {project} need the token of a member of the project")
+        raise HTTPException(403, f"Services of {project} need the token of a member of the project", headers)
+    response.headers.update(headers)
     return Done()
 
 

@@ -15,6 +15,7 @@ from dstack.proxy.gateway import api
 from dstack.proxy.gateway.certificates import make_unknown_host_certificate
 from dstack.proxy.gateway.deps import GatewayInjector, make_injector, set_injector
 from dstack.proxy.gateway.errors import GatewayError
+from dstack.proxy.gateway.known_tokens import SLOT_S, KnownTokens
 from dstack.proxy.gateway.settings import GatewaySettings
 from dstack.proxy.openai.app import ModelsApp
 from dstack.proxy.openai.upstream import ServiceUpstream
@@ -49,12 +50,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     app.mount(MODELS.rstrip("/"), models)
     following = asyncio.create_task(injector.access_log.follow())
+    cleaning = asyncio.create_task(_clean(injector.known_tokens))
     try:
         await injector.registry.restore()
         yield
     finally:
-        following.cancel()
-        await _stop(injector, dependencies, models, following)
+        await _stop(injector, dependencies, models, following, cleaning)
+
+
+async def _clean(known_tokens: KnownTokens) -> None:
+    while True:
+        await asyncio.to_thread(known_tokens.clean)
+        await asyncio.sleep(SLOT_S)
 
 
 def _is_nginx(address: str) -> bool:
@@ -63,9 +70,11 @@ def _is_nginx(address: str) -> bool:
 
 
 async def _stop(
-    injector: GatewayInjector, dependencies: ProxyDependencies, models: ModelsApp, following: asyncio.Task[None]
+    injector: GatewayInjector, dependencies: ProxyDependencies, models: ModelsApp, *tasks: asyncio.Task[None]
 ) -> None:
-    await asyncio.gather(following, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     await models.close()
     dependencies.pool.close()
     await injector.sockets.stop()

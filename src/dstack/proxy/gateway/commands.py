@@ -15,14 +15,15 @@ async def run(command: Sequence[str], *, stdin: bytes = b"", timeout: float = TI
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.PIPE,
+            # A pipe that a quick program has closed already is an error to uvloop.
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
     except OSError as error:
         raise GatewayError(f"`{command[0]}` cannot be run: {error.strerror}") from error
     try:
-        out, _ = await asyncio.wait_for(process.communicate(stdin), timeout)
+        out, _ = await asyncio.wait_for(process.communicate(stdin or None), timeout)
     except asyncio.TimeoutError:
         raise GatewayError(f"`{command[0]}` did not end within {timeout:g} s") from None
     finally:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from dstack.proxy.gateway.access_log import AccessLog
 from dstack.proxy.gateway.authorize import GatewayAuth, ServerConnections
 from dstack.proxy.gateway.certificates import Certificates
+from dstack.proxy.gateway.known_tokens import KnownTokens
 from dstack.proxy.gateway.nginx import Nginx
 from dstack.proxy.gateway.registry import Registry
 from dstack.proxy.gateway.replicas import ReplicaSockets
@@ -26,6 +27,7 @@ class GatewayInjector:
     registry: Registry
     repo: GatewayRepo
     connections: ServerConnections
+    known_tokens: KnownTokens
     auth: GatewayAuth
     access_log: AccessLog
 
@@ -35,6 +37,7 @@ def make_injector(settings: GatewaySettings) -> GatewayInjector:
     nginx, sockets = Nginx(settings), ReplicaSockets(settings)
     registry = Registry(settings, nginx, Certificates(settings), sockets)
     connections = ServerConnections(settings.server_connections)
+    known_tokens = KnownTokens(settings.known_tokens)
     return GatewayInjector(
         settings=settings,
         nginx=nginx,
@@ -42,7 +45,8 @@ def make_injector(settings: GatewaySettings) -> GatewayInjector:
         registry=registry,
         repo=GatewayRepo(registry, settings),
         connections=connections,
-        auth=GatewayAuth(connections),
+        known_tokens=known_tokens,
+        auth=GatewayAuth(connections, known_tokens),
         access_log=AccessLog(settings.access_log),
     )
 

@@ -24,10 +24,20 @@ def main() -> None:
     )
     parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="state and sockets (default: ~/dstack)")
     parser.add_argument("--port", type=int, default=8000, help="on the loopback (default: 8000)")
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        help="JSON file for a host that is not laid out like Debian; instead of the others",
+    )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = GatewaySettings(dir=arguments.dir.resolve(), app_port=arguments.port)
-    uvicorn.run(make_app(settings), host="127.0.0.1", port=arguments.port, log_config=None, access_log=False)
+    if arguments.settings:
+        try:
+            settings = GatewaySettings.read(arguments.settings)
+        except (OSError, ValueError) as error:
+            parser.error(f"{arguments.settings} holds no settings of a gateway: {error}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    uvicorn.run(make_app(settings), host="127.0.0.1", port=settings.app_port, log_config=None, access_log=False)
 
 
 def __getattr__(name: str) -> FastAPI:

@@ -1,8 +1,15 @@
-"""Having nginx do what a site file says: each change is tested first, and taken back where the test fails."""
+"""Having nginx do what site files say.
+
+Changes that come while others are made wait, and are then made together: written, tested once, loaded once. A
+reload closes connections that are idle, and testing reads all files, so fewer are better. Where the test fails,
+all are taken back and each half is tried by itself, so that only what nginx refuses is refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dstack.proxy.gateway.commands import run
@@ -13,58 +20,96 @@ TAKE_OVER_S = 10.0
 TAKE_OVER_PAUSE_S = 0.01
 
 
+@dataclass(frozen=True)
+class Change:
+    """Of a file; without a text it goes. `done` when nginx works by it, or with the reason why it does not."""
+
+    name: str
+    text: str | None
+    done: asyncio.Future[None]
+
+
 class Nginx:
-    """The files of its own in nginx's folder of sites, written one change at a time."""
+    """The files of its own in nginx's folder of sites."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._waiting: list[Change] = []
+        self._making: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
-        self._reloading: asyncio.Future[None] | None = None
+        self._not_loaded = settings.dir / "nginx-not-loaded"
+        """Is there while files may differ from what nginx has loaded; a killed app leaves it to the next one."""
 
     async def put(self, name: str, text: str) -> None:
         """Makes or replaces a file and has nginx read it. Raises GatewayError; then all is as it was."""
-        async with self._changing:
-            path = self._settings.sites_dir / name
-            before = _read(path)
-            if before == text:
-                return
-            await self._write(path, text)
-            try:
-                await self._test()
-            except GatewayError as error:
-                await self._restore(path, before)
-                raise GatewayError(f"nginx does not accept the configuration of {name}: {error}") from error
-        await self._reload()
+        await self._change(name, text)
+
+    async def remove(self, name: str) -> None:
+        """Nothing of it is left. Does nothing where there is none. Raises GatewayError."""
+        await self._change(name, None)
 
     async def put_all(self, files: dict[str, str]) -> None:
         """At start: exactly these files, and no others of ours. Raises GatewayError."""
         async with self._changing:
-            for path in self._own_files():
-                if path.name not in files:
-                    await self._remove(path)
-            for name, text in files.items():
-                if _read(self._settings.sites_dir / name) != text:
-                    await self._write(self._settings.sites_dir / name, text)
-            await self._test()
-        await self._reload()
+            texts: dict[Path, str | None] = dict.fromkeys(self._own_files())
+            texts |= {self._settings.sites_dir / name: text for name, text in files.items()}
+            is_new = [await self._put(path, text) for path, text in texts.items()]
+            if any(is_new) or self._not_loaded.exists():
+                await self._test()
+                await self._reload()
 
-    async def remove(self, name: str) -> None:
-        """Nothing of it is left. Does nothing where there is none."""
-        path = self._settings.sites_dir / name
-        async with self._changing:
-            if _read(path) is None:
-                return
+    async def _change(self, name: str, text: str | None) -> None:
+        change = Change(name, text, asyncio.get_running_loop().create_future())
+        self._waiting.append(change)
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make_changes())
+        await change.done
+
+    async def _make_changes(self) -> None:
+        while self._waiting:
+            async with self._changing:
+                changes, self._waiting = self._waiting, []
+                try:
+                    accepted = await self._accept(changes)
+                    if accepted:
+                        await self._reload()
+                except Exception as error:  # noqa: BLE001 (whoever waits for a change gets it)
+                    _finish(changes, error)
+                else:
+                    _finish(changes)
+
+    async def _accept(self, changes: Sequence[Change]) -> bool:
+        """Whether there is something new to load. Who made a change that nginx refuses is told so."""
+        before = {change.name: _read(self._settings.sites_dir / change.name) for change in changes}
+        try:
+            is_new = [await self._put(self._settings.sites_dir / change.name, change.text) for change in changes]
+            if any(is_new):
+                await self._test()
+            return any(is_new)
+        except GatewayError as error:
+            for name, text in before.items():
+                await self._put(self._settings.sites_dir / name, text)
+            if len(changes) > 1:
+                half = len(changes) // 2
+                accepted = [await self._accept(part) for part in (changes[:half], changes[half:])]
+                return any(accepted)
+            refusal = f"nginx does not accept the configuration of {changes[0].name}: {error}"
+            _finish(changes, GatewayError(refusal))
+            return False
+
+    async def _put(self, path: Path, text: str | None) -> bool:
+        """Whether it was another text before."""
+        if _read(path) == text:
+            return False
+        self._not_loaded.touch()
+        if text is None:
             await self._remove(path)
-        await self._reload()
+        else:
+            await self._write(path, text)
+        return True
 
     def _own_files(self) -> list[Path]:
         return [path for path in self._settings.sites_dir.glob("*.conf") if path.name.startswith(("00-", "443-"))]
-
-    async def _restore(self, path: Path, before: str | None) -> None:
-        if before is None:
-            await self._remove(path)
-        else:
-            await self._write(path, before)
 
     async def _write(self, path: Path, text: str) -> None:
         """In one step; everybody on the host can read it."""
@@ -85,17 +130,10 @@ class Nginx:
         await run([*self._settings.privilege, *self._settings.nginx_test])
 
     async def _reload(self) -> None:
-        """Changes that come while one is being loaded are loaded together, once it is done."""
-        if self._reloading is None:
-            self._reloading = asyncio.ensure_future(self._reload_soon())
-        await asyncio.shield(self._reloading)
-
-    async def _reload_soon(self) -> None:
-        async with self._changing:  # what is being written now is loaded too
-            self._reloading = None
-            before = serving_workers(self._settings.nginx_pid_file)
-            await run([*self._settings.privilege, *self._settings.nginx_reload])
-            await self._taken_over_from(before)
+        before = serving_workers(self._settings.nginx_pid_file)
+        await run([*self._settings.privilege, *self._settings.nginx_reload])
+        await self._taken_over_from(before)
+        self._not_loaded.unlink(missing_ok=True)
 
     async def _taken_over_from(self, before: set[int]) -> None:
         """A reload is but a signal: requests meet the new configuration once the old workers take none."""
@@ -105,6 +143,17 @@ class Nginx:
                 return
             await asyncio.sleep(TAKE_OVER_PAUSE_S)
         raise GatewayError("nginx goes on with its old configuration; its error log says why")
+
+
+def _finish(changes: Sequence[Change], error: Exception | None = None) -> None:
+    """Tells those who wait, unless they were told or have gone."""
+    for change in changes:
+        if change.done.done():
+            continue
+        if error is None:
+            change.done.set_result(None)
+        else:
+            change.done.set_exception(error)
 
 
 def serving_workers(pid_file: Path) -> set[int]:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
 
 
 @dataclass(frozen=True)
 class GatewaySettings:
     """The defaults are those of a Debian host; tests have ports and folders of their own."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     dir: Path
     """The app's own: state, sockets, the version that is active."""
@@ -43,6 +48,10 @@ class GatewaySettings:
         return self.runtime_dir
 
     @property
+    def known_tokens(self) -> Path:
+        return self.runtime_dir / "tokens"
+
+    @property
     def internal_socket(self) -> Path:
         """Where the app reaches services through nginx, without a token."""
         return self.dir / "internal.sock"
@@ -51,3 +60,8 @@ class GatewaySettings:
     def privilege(self) -> tuple[str, ...]:
         """What commands that need root begin with."""
         return () if os.geteuid() == 0 else ("sudo", "-n")
+
+    @classmethod
+    def read(cls, file: Path) -> GatewaySettings:
+        """Of a JSON object with the fields' names as keys. Raises OSError, ValueError."""
+        return TypeAdapter(cls).validate_json(file.read_bytes())

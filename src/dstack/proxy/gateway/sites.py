@@ -1,7 +1,7 @@
 """What nginx is told: the text of its files. Pure.
 
-A request to a service passes in this order: a browser's preflight, the token, the rate limit, a replica. The token
-is checked by a subrequest whose answer nginx keeps for 60 s, so that most requests touch no Python.
+A request to a service passes in this order: a browser's preflight, the token, the rate limit, a replica. nginx
+looks for the token among those that the app put down as known; where it is not there, a subrequest asks the app.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dstack.core.configurations.service import IPAddressPartitioningKey, RateLimit
+from dstack.proxy.gateway.known_tokens import FRESH, KNOWN
 from dstack.proxy.gateway.models import Entrypoint, Service
 from dstack.proxy.gateway.settings import GatewaySettings
 
 COMMON_FILE = "00-dstack.conf"
 AUTH_SECONDS = 60
-KEPT_CONNECTIONS = 64
+UNKNOWN_TOKEN = 418
+"""A status that stays within nginx: it leads to the location where the app is asked."""
+KEPT_CONNECTIONS = 256
 """Idle ones to the replicas of a service, for each worker of nginx."""
 
 _COMMON = """\
@@ -27,6 +30,8 @@ map "$upstream_status$dstack_without_replica" $dstack_replica_hit {{ "" 0; defau
 # Only WebSockets change protocols.
 map $http_upgrade $dstack_upgrade {{ "~*^websocket$" websocket; default ""; }}
 map $dstack_upgrade $dstack_connection {{ "" ""; default upgrade; }}
+# Ten seconds of the clock.
+map $msec $dstack_slot {{ "~^(?<dstack_tens>[0-9]+)[0-9][.]" $dstack_tens; default none; }}
 map $request_method $dstack_is_preflight {{ OPTIONS 1; default ""; }}
 server_names_hash_max_size 16384;
 server_names_hash_bucket_size 128;
@@ -93,48 +98,69 @@ _CORS = """\
         add_header Access-Control-Allow-Methods "GET, POST, PUT, DELETE, PATCH, OPTIONS, HEAD" always;
 """
 
-_FORWARD = """\
-        proxy_pass http://{upstream};
-        proxy_http_version 1.1;
-        proxy_set_header Host $http_host;
-        proxy_set_header Upgrade $dstack_upgrade;
-        proxy_set_header Connection $dstack_connection;
-        proxy_set_header X-Real-IP $remote_addr;
-        proxy_set_header X-Forwarded-For $remote_addr;
-        proxy_set_header X-Forwarded-Proto $scheme;
-        proxy_set_header X-Forwarded-Host $http_host;
-        proxy_set_header X-Forwarded-Prefix "";
-        proxy_set_header Forwarded "";
-        proxy_set_header Keep-Alive "";
-        proxy_set_header Proxy-Connection "";
-        proxy_set_header Proxy-Authorization "";
-        proxy_set_header TE "";
-        proxy_set_header Trailer "";
-        proxy_buffering {buffering};
-        proxy_request_buffering off;
-        proxy_connect_timeout 10s;
-        proxy_send_timeout {timeout}s;
-        proxy_read_timeout {timeout}s;
+_HEAD = """\
+    proxy_http_version 1.1;
+    proxy_set_header Host $http_host;
+    proxy_set_header Upgrade $dstack_upgrade;
+    proxy_set_header Connection $dstack_connection;
+    proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $http_host;
+    proxy_set_header X-Forwarded-Prefix "";
+    proxy_set_header Forwarded "";
+    proxy_set_header Keep-Alive "";
+    proxy_set_header Proxy-Connection "";
+    proxy_set_header Proxy-Authorization "";
+    proxy_set_header TE "";
+    proxy_set_header Trailer "";
+    proxy_buffering {buffering};
+    proxy_request_buffering off;
+    proxy_connect_timeout 10s;
+    proxy_send_timeout {timeout}s;
+    proxy_read_timeout {timeout}s;
 """
+"""Of a server: its locations inherit what is said of requests to replicas."""
 
 _AUTH = """\
+    open_file_cache max=1000 inactive=20s;
+    open_file_cache_valid 1s;
     location = /.dstack-auth {{
         internal;
         access_log off;
+        error_page 500 502 504 = @silent;
+        proxy_intercept_errors on;
         proxy_pass http://127.0.0.1:{app_port}/api/auth/{project};
-        proxy_http_version 1.1;
         proxy_method GET;
         proxy_pass_request_body off;
         proxy_pass_request_headers off;
         proxy_set_header Connection "";
         proxy_set_header Authorization $http_authorization;
+        proxy_buffering on;
         proxy_connect_timeout 5s;
-        proxy_read_timeout 30s;
+        proxy_read_timeout 15s;
         proxy_cache dstack_auth;
         proxy_cache_key "{project}|$http_authorization";
-        proxy_cache_valid 200 403 {seconds}s;
         proxy_cache_lock on;
-        proxy_ignore_headers Cache-Control Expires Vary Set-Cookie X-Accel-Expires;
+        proxy_cache_lock_timeout 100ms;
+        proxy_ignore_headers Cache-Control Expires Vary Set-Cookie;
+    }}
+    location @silent {{
+        access_log off;
+        if (!-f "{tokens}/{known}/$dstack_slot/{project}@$http_authorization") {{ return 500; }}
+        return 204;
+    }}
+"""
+
+_KNOWN_OR_ASK = """\
+        error_page {unknown} = {ask};
+        if (!-f "{tokens}/{fresh}/$dstack_slot/{project}@$http_authorization") {{ return {unknown}; }}
+"""
+
+_ASK = """\
+    location {ask} {{
+        auth_request /.dstack-auth;
+        try_files /.dstack-nothing {replicas};
     }}
 """
 
@@ -173,13 +199,11 @@ def service_site(settings: GatewaySettings, service: Service, sockets: Mapping[s
 
 def entrypoint_site(settings: GatewaySettings, entrypoint: Entrypoint) -> str:
     """The OpenAI-compatible API of a project, which the app serves."""
-    forward = _forward(
-        f"127.0.0.1:{settings.app_port}/api/models/{entrypoint.project_name}/", False, entrypoint.read_timeout
-    )
+    app = f"http://127.0.0.1:{settings.app_port}/api/models/{entrypoint.project_name}/"
     site = (
         f"server {{\n{_listen(settings, entrypoint.domain, is_https=entrypoint.https)}"
         f"    server_name {entrypoint.domain};\n    access_log off;\n    client_max_body_size 64m;\n"
-        f"    location / {{\n{forward}    }}\n}}\n"
+        f"{_head(False, entrypoint.read_timeout)}    location / {{ proxy_pass {app}; }}\n}}\n"
     )
     head = _redirect(settings, entrypoint.domain) if entrypoint.https else ""
     return f"# Made by the dstack gateway; changes are overwritten.\n{head}{site}"
@@ -222,46 +246,46 @@ def _service_server(
         f"    access_log {settings.access_log} dstack_stat;\n",
         f"    client_max_body_size {service.client_max_body_size};\n",
         f'    set $dstack_without_replica "";\n    root {settings.dir}/nothing;\n',
+        _head(service.proxy_buffering, service.read_timeout),
+        '    proxy_set_header Authorization "";\n' if service.auth else "",
     ]
+    values = {"project": service.project_name, "tokens": settings.known_tokens, "fresh": FRESH, "known": KNOWN}
     if has_auth:
-        lines.append(_AUTH.format(app_port=settings.app_port, project=service.project_name, seconds=AUTH_SECONDS))
+        lines.append(_AUTH.format(app_port=settings.app_port, **values))
     limits = list(enumerate(service.rate_limits))
     if not any(limit.prefix == "/" for _, limit in limits):
         limits.append((-1, RateLimit(prefix="/", rps=1)))
     for number, limit in limits:
-        lines.append(_public_location(service, limit.prefix, number, has_auth=has_auth))
         burst = f" burst={limit.burst} nodelay" if limit.burst else ""
         limiting = f"        limit_req zone={name}_{number}{burst};\n" if number >= 0 else ""
-        lines.append(_replica_location(service, name, number, limiting, has_replicas=has_replicas))
+        to_replica = _to_replica(service, name, limiting, has_replicas=has_replicas)
+        preflight = _PREFLIGHT if service.cors_enabled else ""
+        known = ""
+        if has_auth:
+            ask, replicas = _place("ask", number), _place("replicas", number)
+            known = _KNOWN_OR_ASK.format(unknown=UNKNOWN_TOKEN, ask=ask, **values)
+            lines.append(_ASK.format(ask=ask, replicas=replicas))
+            lines.append(f"    location {replicas} {{\n{to_replica}    }}\n")
+        lines.append(f"    location {_quoted(limit.prefix)} {{\n{preflight}{known}{to_replica}    }}\n")
     return "".join([*lines, "}\n"])
 
 
-def _public_location(service: Service, prefix: str, number: int, *, has_auth: bool) -> str:
-    """Checks come in phases of a location of their own: nginx counts rate limits before it asks for tokens."""
-    preflight = _PREFLIGHT if service.cors_enabled else ""
-    auth = "        auth_request /.dstack-auth;\n" if has_auth else ""
-    return (
-        f"    location {_quoted(prefix)} {{\n{preflight}{auth}"
-        f"        try_files /.dstack-nothing {_place(number)};\n    }}\n"
-    )
-
-
-def _replica_location(service: Service, name: str, number: int, limiting: str, *, has_replicas: bool) -> str:
-    head = f"    location {_place(number)} {{\n        limit_req_status 429;\n{limiting}"
+def _to_replica(service: Service, name: str, limiting: str, *, has_replicas: bool) -> str:
+    """What a location says once the token is known. Rate limits count before subrequests are made, which is why
+    the app is asked in a location of its own."""
+    head = f"        limit_req_status 429;\n{limiting}"
     if not has_replicas:
-        return f"{head}        set $dstack_without_replica 1;\n        return 503;\n    }}\n"
-    authorization = '        proxy_set_header Authorization "";\n' if service.auth else ""
+        return f"{head}        set $dstack_without_replica 1;\n        return 503;\n"
     cors = _CORS if service.cors_enabled else ""
-    forward = _forward(name, service.proxy_buffering, service.read_timeout)
-    return f"{head}{forward}{authorization}{cors}    }}\n"
+    return f"{head}        proxy_pass http://{name};\n{cors}"
 
 
-def _forward(upstream: str, has_buffering: bool, timeout: int) -> str:
-    return _FORWARD.format(upstream=upstream, buffering="on" if has_buffering else "off", timeout=timeout)
+def _head(has_buffering: bool, timeout: int) -> str:
+    return _HEAD.format(buffering="on" if has_buffering else "off", timeout=timeout)
 
 
-def _place(number: int) -> str:
-    return "@replicas" if number < 0 else f"@replicas{number}"
+def _place(kind: str, number: int) -> str:
+    return f"@{kind}" if number < 0 else f"@{kind}{number}"
 
 
 def _quoted(prefix: str) -> str:
