@@ -179,7 +179,7 @@ async def test_users_see_the_runs_of_their_projects(api: Api) -> None:
     ("spec", "code", "text"),
     [
         (task("Bad Name"), 400, "not a valid"),
-        (service(gateway=True), 400, "no gateway"),
+        (service(gateway=True), 400, "no default gateway"),
         ({**task(), "repo_id": "r", "repo_data": {"repo_type": "remote", "repo_name": "r"}}, 400, "dstack init"),
         ({**task(), "file_archives": [{"id": str(uuid.uuid4()), "path": "x"}]}, 400, "upload it first"),
         (task(volumes=["v1:/data"]), 400, "Volume 'v1' does not exist"),
