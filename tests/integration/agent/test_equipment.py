@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.integration.agent.harness import AgentProcess
 
+from dstack.agent.executors import equipment
 from dstack.agent.protocol import EXECUTOR_ERROR, TaskSpec, TaskState
 
 VERSION = "{}.{}".format(*sys.version_info[:2])
@@ -118,3 +119,16 @@ async def test_the_cuda_compiler_is_found_or_said_to_be_missing(agent: AgentProc
     if not os.path.exists("/usr/local/cuda/bin/nvcc"):
         state, _ = await run(agent, "true", nvcc=True, env={"PATH": "/usr/bin:/bin"})
         assert "needs the CUDA toolkit" in state.message
+
+
+def test_two_tasks_may_make_the_same_link_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target, symlink = tmp_path / "data", tmp_path / "mnt", os.symlink
+
+    def be_second(source: str, target: str) -> None:
+        monkeypatch.undo()
+        symlink(source, target)
+        symlink(source, target)
+
+    monkeypatch.setattr(os, "symlink", be_second)
+    equipment.link_mounts([mount(source, target)], str(tmp_path / "links"))
+    assert target.resolve() == source

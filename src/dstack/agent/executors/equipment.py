@@ -33,10 +33,19 @@ def link_mounts(mounts: List[Dict[str, Any]], record: str) -> None:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(record, "a") as file:
                 file.write(target + "\n")
-            os.symlink(source, target)
+            _link(source, target)
         except OSError as error:
             if not mount.get("optional"):
                 raise Missing(_explain(source, target, error)) from error
+
+
+def _link(source: str, target: str) -> None:
+    """Another task may make the same link, or remove it, at this moment."""
+    while not _is_there(source, target):
+        try:
+            os.symlink(source, target)
+        except FileExistsError:
+            continue
 
 
 def _make_source(path: str) -> None:
